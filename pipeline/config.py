@@ -1,0 +1,195 @@
+"""Strict YAML to frozen models: loading, `--set a.b=c`, messages that name the nearest key, and the resolved dump."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import ConfigError
+
+MAX_CONFIG_BYTES = 1 << 20
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A safe loader without aliases, custom tags or duplicate keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            event = self.peek_event()
+            raise yaml.constructor.ConstructorError(
+                None, None, f"alias *{event.anchor} is not allowed: write the value out", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is not text: put it in quotes", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} appears twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        ConfigError: the text is not plain YAML; the message holds source, line and column.
+    """
+    if len(text.encode()) > MAX_CONFIG_BYTES:
+        raise ConfigError(
+            f"{source} has {len(text.encode()):,} bytes, and a configuration has at most {MAX_CONFIG_BYTES:,}",
+            "give the configuration file, not a data file",
+        )
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
+        raise ConfigError(
+            f"{place}: {getattr(error, 'problem', None) or error}", "mend the YAML at that place"
+        ) from error
+    except RecursionError as error:
+        raise ConfigError(f"{source} is nested too deeply", "flatten it") from error
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file, not yet checked against any section."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"configuration file {path} is not there", "check the path after --config")
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ConfigError(
+            f"{path} has {path.stat().st_size:,} bytes, and a configuration has at most {MAX_CONFIG_BYTES:,}",
+            "give the configuration file, not a data file",
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text", "give a YAML file after --config") from error
+    data = parse_yaml(text, str(path))
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} does not hold a mapping of sections", "start from a file in jobs/configs")
+    return data
+
+
+def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """`data` with each `section.key=value` put in its place; a number in the path is a place in a list.
+
+    The value is read as YAML, so `[a, b]`, `3` and `null` mean what they mean in the file.
+    """
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"--set {override!r} is not of the form section.key=value", "write --set section.key=value")
+        data = _with_value(data, path.split("."), parse_yaml(text, f"--set {override}"), path)
+    return data
+
+
+def _with_value(node: Any, keys: Sequence[str], value: Any, path: str) -> Any:
+    if not keys:
+        return value
+    if isinstance(node, list):
+        if not keys[0].isdigit() or int(keys[0]) >= len(node):
+            raise ConfigError(
+                f"--set {path}: {keys[0]!r} is not a place in a list of {len(node)}",
+                f"give a number from 0 to {len(node) - 1}",
+            )
+        place = int(keys[0])
+        return [_with_value(item, keys[1:], value, path) if i == place else item for i, item in enumerate(node)]
+    if node is not None and not isinstance(node, dict):
+        raise ConfigError(f"--set {path}: {keys[0]!r} lies below a plain value", "shorten the path")
+    return {**(node or {}), keys[0]: _with_value((node or {}).get(keys[0]), keys[1:], value, path)}
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A hint for a misspelt name: the nearest choice, or all of them when none is near."""
+    listed = sorted(choices)
+    close = difflib.get_close_matches(name, listed, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "choose from " + ", ".join(listed) if listed else "there is nothing to choose from"
+
+
+def build(section: type[SectionT], data: Mapping[str, Any], source: str) -> SectionT:
+    """`data` as a checked section; `source` says in messages where the data came from.
+
+    Raises:
+        ConfigError: the first problem, with the path of the key, the value and the rule.
+    """
+    try:
+        return section.model_validate(data)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        # An unknown key is the likeliest cause of a missing one: name it first.
+        problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ConfigError(*_explain(section, dict(problem), source, more)) from error
+
+
+def _explain(section: type[BaseModel], problem: dict[str, Any], source: str, more: str) -> tuple[str, str]:
+    location = list(problem["loc"])
+    # A field of a tagged union carries its tag in the location; the user's file does not.
+    path = ".".join(str(part) for part in location) or "the whole file"
+    if problem["type"] == "extra_forbidden":
+        hint = nearest(str(location[-1]), _keys_at(section, location[:-1])).rstrip("?")
+        return f"{source}: unknown key {path}{more}", f"{hint} or remove it"
+    if problem["type"] == "missing":
+        return f"{source}: {path} is missing{more}", f"add {location[-1]!r}"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    shown = repr(problem.get("input"))
+    value = f" is {shown}" if len(shown) <= 60 and location else ""
+    return f"{source}: {path}{value}: {message[:1].lower()}{message[1:]}{more}", "change that value"
+
+
+def _keys_at(section: type[BaseModel], location: Sequence[Any]) -> set[str]:
+    """The keys a section accepts at a location, following nested sections, lists and unions by their fields."""
+    candidates: list[type[BaseModel]] = [section]
+    for part in location:
+        nested = [found for model in candidates for found in _models_below(model, part)]
+        # A tag or a list index stays on the same candidates.
+        tagged = [m for m in candidates if "kind" in m.model_fields and part in _kinds(m)]
+        candidates = nested or tagged or candidates
+    return {field.alias or name for model in candidates for name, field in model.model_fields.items()}
+
+
+def _models_below(model: type[BaseModel], name: Any) -> list[type[BaseModel]]:
+    for field_name, field in model.model_fields.items():
+        if name in (field_name, field.alias):
+            return _models_in(field.annotation)
+    return []
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in getattr(annotation, "__args__", ()) for model in _models_in(inner)]
+
+
+def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:
+    return tuple(getattr(model.model_fields["kind"].annotation, "__args__", ()))
+
+
+def dump(section: BaseModel, path: Path) -> None:
+    """Writes the resolved configuration, every default included, so that it can be given to --config again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(section.model_dump(mode="json", by_alias=True), sort_keys=False), encoding="utf-8")
