@@ -1,0 +1,91 @@
+"""The whole configuration of a run: composes the sections and checks the rules that cross them."""
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from pipeline.config import Section, apply_overrides, build, nearest, read_config
+from pipeline.errors import DataError
+from pipeline.evaluate.config import EvaluateConfig
+from pipeline.preprocess.config import PreprocessConfig, SourceConfig
+from pipeline.schema import Schema
+from pipeline.score.config import ScoreConfig
+from pipeline.train.config import ModelConfig, TrainConfig
+
+
+class ClusterConfig(Section):
+    """Where Ray work runs: an existing cluster, or one started on this machine when more than one CPU is asked for."""
+
+    address: str | None = None
+    num_cpus: int = Field(1, ge=1, description="1 runs in this process, with no cluster")
+
+
+class RunConfig(Section):
+    workspace: str = Field(description="the folder that receives every output of the run")
+    inputs: str = Field(".", description="the folder that relative input paths start from")
+    seed: int = 0
+    cluster: ClusterConfig = ClusterConfig()
+    data_schema: Schema = Field(alias="schema")
+    preprocess: PreprocessConfig
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    score: ScoreConfig | None = None
+
+    @model_validator(mode="after")
+    def _names_hold(self) -> "RunConfig":
+        tables = self.data_schema.table_owners()
+        tasks = [task.name for task in self.data_schema.tasks]
+        for where, names, choices in (
+            ("model.front_end.embedding_dims", self.model.front_end.embedding_dims, tables),
+            ("model.front_end.num_embeddings", self.model.front_end.num_embeddings, tables),
+            ("train.sharding.tables", self.train.sharding.tables, tables),
+            ("model.task_weights", self.model.task_weights, tasks),
+        ):
+            for name in names:
+                if name not in choices:
+                    raise ValueError(f"{where} names {name!r}, which the schema does not have: {nearest(name, choices)}")
+        if self.evaluate.truth and not self.data_schema.keys.row:
+            raise ValueError("evaluate.truth needs schema.keys.row, the column that names a row")
+        if self.score and not (self.data_schema.keys.item and self.data_schema.keys.request):
+            raise ValueError("score needs schema.keys.item and schema.keys.request")
+        return self
+
+    @property
+    def workspace_dir(self) -> Path:
+        return Path(self.workspace)
+
+    @property
+    def dataset_dir(self) -> Path:
+        return self.workspace_dir / "dataset"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.workspace_dir / "checkpoints"
+
+    def input_path(self, path: str) -> str:
+        """An input path as the configuration gives it, resolved against `inputs`."""
+        return str(Path(self.inputs) / path)
+
+    def source(self, source: SourceConfig) -> SourceConfig:
+        """The same source with its path resolved."""
+        return source.model_copy(update={"path": self.input_path(source.path)})
+
+    def check_inputs(self) -> None:
+        """Raises a DataError when the folder of inputs is not there."""
+        if not Path(self.inputs).is_dir():
+            raise DataError(
+                f"the input folder {self.inputs} is not there",
+                "give the folder that holds the raw files: --set inputs=FOLDER",
+            )
+
+
+def load_run_config(path: str | Path, overrides: tuple[str, ...] = ()) -> RunConfig:
+    """The checked configuration of a run from a file and its `--set` overrides.
+
+    Raises:
+        ConfigError: the first problem, naming file, key, value and rule.
+    """
+    return build(RunConfig, apply_overrides(read_config(path), overrides), str(path))
+
+
