@@ -1,0 +1,143 @@
+"""What a dataset is on disk: its index, the Arrow schema of its shards, and the check that they are intact."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from pipeline.config import Section
+from pipeline.errors import ArtifactError
+from pipeline.files import sha256_of, write_json
+from pipeline.schema import CategoricalFeature, Schema
+
+FORMAT_VERSION = 1
+INDEX_NAME = "index.json"
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+DENSE_COLUMN = "dense"
+LABELS_COLUMN = "labels"
+KEY_PREFIX = "key_"
+SPARSE_PREFIX = "sparse_"
+
+
+class ShardEntry(Section):
+    path: str
+    split: Split
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class LabelStatistics(Section):
+    """Of the training rows on which the task is defined: those where its space's label is 1."""
+
+    rows: int
+    mean: float
+    deviation: float
+
+
+class DatasetIndex(Section):
+    """The manifest of a dataset; a dataset without it does not exist."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    schema_fingerprint: str
+    data_schema: Schema
+    vocabulary_version: str
+    table_rows: dict[str, int]
+    label_statistics: dict[str, LabelStatistics]
+    time_range: tuple[str, str] | None
+    shards: tuple[ShardEntry, ...]
+
+    def of_split(self, split: Split) -> list[ShardEntry]:
+        return [shard for shard in self.shards if shard.split == split]
+
+    def num_rows(self, split: Split) -> int:
+        return sum(shard.rows for shard in self.of_split(split))
+
+
+def shard_schema(schema: Schema, table_rows: dict[str, int], key_types: dict[str, pa.DataType]) -> pa.Schema:
+    """The Arrow schema of a shard: sparse features in schema order, `dense`, `labels`, then the raw keys.
+
+    `key_types` maps a role of the schema's keys (user, item, request, time, row) to its raw Arrow type.
+    """
+    fields = []
+    for feature in schema.sparse_features:
+        ids = id_type(table_rows[feature.table_name])
+        single = isinstance(feature, CategoricalFeature)
+        fields.append(pa.field(SPARSE_PREFIX + feature.name, ids if single else pa.list_(ids), nullable=False))
+    if schema.dense_names:
+        fields.append(pa.field(DENSE_COLUMN, pa.list_(pa.float32(), len(schema.dense_names)), nullable=False))
+    fields.append(pa.field(LABELS_COLUMN, pa.list_(pa.float32(), len(schema.tasks)), nullable=False))
+    fields += [pa.field(KEY_PREFIX + role, type_) for role, type_ in key_types.items()]
+    return pa.schema(fields)
+
+
+def id_type(table_rows: int) -> pa.DataType:
+    """The narrowest of int32 and int64 that holds every row number of a table."""
+    return pa.int32() if table_rows <= 2**31 else pa.int64()
+
+
+def write_index(dataset_dir: Path, index: DatasetIndex) -> None:
+    write_json(dataset_dir / INDEX_NAME, index.model_dump(mode="json"))
+
+
+def read_index(dataset_dir: Path) -> DatasetIndex:
+    """The checked index of a dataset.
+
+    Raises:
+        ArtifactError: there is none, or a field of it is wrong; the message names the field.
+    """
+    path = dataset_dir / INDEX_NAME
+    if not path.is_file():
+        raise ArtifactError(f"{dataset_dir} holds no complete dataset ({INDEX_NAME} is not there)", "run `preprocess`")
+    try:
+        index = DatasetIndex.model_validate(json.loads(path.read_bytes()))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        raise ArtifactError(f"{path}: field {field}: {problem['msg']}", "run `preprocess` again") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not JSON: {error}", "run `preprocess` again") from error
+    if index.data_schema.fingerprint() != index.schema_fingerprint:
+        raise ArtifactError(f"{path}: field schema_fingerprint does not fit data_schema", "run `preprocess` again")
+    for place, shard in enumerate(index.shards):
+        if Path(shard.path).name != shard.path or shard.path.startswith("."):
+            raise ArtifactError(
+                f"{path}: field shards.{place}.path: {shard.path!r} is not a plain file name", "run `preprocess` again"
+            )
+    return index
+
+
+def check_schema(index: DatasetIndex, schema: Schema, dataset_dir: Path) -> None:
+    """Raises an ArtifactError that shows the difference when the dataset was made with another schema."""
+    if index.schema_fingerprint != schema.fingerprint():
+        difference = "; ".join(schema.differences(index.data_schema)[:3])
+        raise ArtifactError(
+            f"the dataset in {dataset_dir} was made with another schema: {difference}",
+            "run `preprocess` again, or restore the schema",
+        )
+
+
+def verify_shards(dataset_dir: Path, shards: list[ShardEntry]) -> None:
+    """Checks that each shard is there, whole and unchanged: sizes of all first, then content.
+
+    Raises:
+        ArtifactError: names the shard, with expected and actual bytes or sha256.
+    """
+    remedy = "restore the file or run `preprocess` again"
+    for shard in shards:
+        path = dataset_dir / shard.path
+        if not path.is_file():
+            raise ArtifactError(f"shard {path} is not there", remedy)
+        if path.stat().st_size != shard.bytes:
+            raise ArtifactError(f"shard {path} has {path.stat().st_size} bytes, expected {shard.bytes}", remedy)
+    for shard in shards:
+        found = sha256_of(dataset_dir / shard.path)
+        if found != shard.sha256:
+            raise ArtifactError(
+                f"shard {dataset_dir / shard.path} is damaged: sha256 {found[:12]}, expected {shard.sha256[:12]}",
+                remedy,
+            )
