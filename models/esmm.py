@@ -1,0 +1,60 @@
+"""ESMM, entire-space multi-task model (Ma et al., SIGIR 2018), for any chain of conditional tasks and on any body.
+
+p(conversion) = p(click) p(conversion | click) is trained on all impressions, so that p(conversion | click) is learnt
+without the bias of clicked rows only.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.tasks import Task, chain_of, joint_log_probability, space_mask
+
+# log p of a joint probability is kept this far below 0, so that log(1 - p) stays finite in float32.
+MAX_LOG_PROBABILITY = -1e-6
+
+
+class ESMMHead(nn.Module):
+    """Trains every binary task that has a space on its joint probability over all impressions.
+
+    The other tasks are trained as by the independent head.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        super().__init__()
+        self.tasks = tuple(tasks)
+        self.joint = frozenset(p for p, t in enumerate(tasks) if t.kind == "binary" and t.space is not None)
+        if not self.joint:
+            raise ValueError("head esmm needs a binary task with a space, such as purchase with space: click")
+
+    def forward(self, logit_BT: Tensor, label_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Trained logit, target (no NaN) and mask, each [B, T], in float32."""
+        logit_BT = logit_BT.float()
+        own_mask_BT = space_mask(self.tasks, label_BT)
+        logits, targets, masks = [], [], []
+        for place, task in enumerate(self.tasks):
+            if place not in self.joint:
+                logits.append(logit_BT[:, place])
+                targets.append(label_BT[:, place].nan_to_num())
+                masks.append(own_mask_BT[:, place])
+                continue
+            logits.append(_log_odds(joint_log_probability(self.tasks, task, logit_BT)))
+            target_B, known_B = _joint_label(label_BT[:, chain_of(self.tasks, task)])
+            targets.append(target_B)
+            masks.append(known_B)
+        return torch.stack(logits, 1), torch.stack(targets, 1), torch.stack(masks, 1)
+
+
+def _log_odds(log_p_B: Tensor) -> Tensor:
+    """log p - log(1 - p), from log p."""
+    log_p_B = log_p_B.clamp(max=MAX_LOG_PROBABILITY)
+    return log_p_B - torch.log(-torch.expm1(log_p_B))
+
+
+def _joint_label(label_BC: Tensor) -> tuple[Tensor, Tensor]:
+    """The product of a chain's labels and whether it is known: a 0 decides it, even where a later label is null."""
+    zero_B = (label_BC == 0).any(dim=1)
+    null_B = label_BC.isnan().any(dim=1)
+    target_B = torch.where(zero_B, 0.0, label_BC.nan_to_num().prod(dim=1))
+    return target_B, zero_B | ~null_B
