@@ -1,0 +1,104 @@
+"""Shards to global batches of rows, in the order of `assignment`, for one rank; resuming is arithmetic."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.errors import ArtifactError
+from pipeline.shards.assignment import (
+    Piece,
+    SampleOrder,
+    cut,
+    epoch_blocks,
+    lane_pieces,
+    lanes_of_rank,
+    window_order,
+)
+from pipeline.shards.manifest import ShardEntry
+
+
+class ShardReader:
+    """Reads one rank's share of every global batch of a split from memory-mapped shards.
+
+    Raises:
+        ArtifactError: a shard cannot be opened or does not have the rows of the index.
+    """
+
+    def __init__(
+        self, dataset_dir: Path, shards: Sequence[ShardEntry], order: SampleOrder, rank: int = 0, num_ranks: int = 1
+    ) -> None:
+        self.order = order
+        self.lanes = lanes_of_rank(order.num_lanes, rank, num_ranks)
+        self.rows_per_batch = order.rows_per_lane * len(self.lanes)
+        self._shards = [_open_shard(dataset_dir / shard.path, shard.rows) for shard in shards]
+
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[pa.Table]:
+        """This rank's rows of each global batch of an epoch from `first_step` on.
+
+        The last tables may have fewer rows than `rows_per_batch`, or none; every rank yields the same number of them.
+        """
+        blocks = epoch_blocks(self.order, epoch)
+        first_row = first_step * self.order.rows_per_lane
+        lanes = [_Lane(self, epoch, lane, lane_pieces(self.order, blocks, lane), first_row) for lane in self.lanes]
+        for _ in range(first_step, self.order.num_steps):
+            parts = [part for lane in lanes for part in lane.take(self.order.rows_per_lane)]
+            yield pa.concat_tables(parts) if parts else self._shards[0].slice(0, 0)
+
+    def read(self, pieces: Sequence[Piece]) -> pa.Table:
+        """The rows of some pieces, in their order, copied out of the shards."""
+        parts = [self._shards[piece.shard].slice(piece.first_row, piece.rows) for piece in pieces]
+        return pa.concat_tables(parts).combine_chunks()
+
+
+class _Lane:
+    """A cursor in one lane of one epoch, with the window it stands in."""
+
+    def __init__(self, reader: ShardReader, epoch: int, lane: int, pieces: list[Piece], first_row: int) -> None:
+        self.reader = reader
+        self.epoch = epoch
+        self.lane = lane
+        self.pieces = pieces
+        self.num_rows = sum(piece.rows for piece in pieces)
+        self.next_row = first_row
+        self.window_number = -1
+        self.window = pa.table({})
+
+    def take(self, rows: int) -> list[pa.Table]:
+        """The lane's next `rows` rows, fewer at its end."""
+        parts = []
+        window_rows = self.reader.order.window_rows
+        end = min(self.next_row + rows, self.num_rows)
+        while self.next_row < end:
+            number, offset = divmod(self.next_row, window_rows)
+            if number != self.window_number:
+                self._load(number)
+            part = self.window.slice(offset, end - self.next_row)
+            parts.append(part)
+            self.next_row += part.num_rows
+        return parts
+
+    def _load(self, number: int) -> None:
+        order = self.reader.order
+        first = number * order.window_rows
+        rows = min(order.window_rows, self.num_rows - first)
+        window = self.reader.read(cut(self.pieces, first, first + rows))
+        self.window_number = number
+        if order.shuffle:
+            window = window.take(pa.array(window_order(order, self.epoch, self.lane, number, rows)))
+        self.window = window
+
+
+def _open_shard(path: Path, rows: int) -> pa.Table:
+    try:
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ArtifactError(
+            f"shard {path} cannot be read: {str(error).splitlines()[0]}", "restore the file or run `preprocess` again"
+        ) from error
+    if table.num_rows != rows:
+        raise ArtifactError(
+            f"shard {path} has {table.num_rows} rows, expected {rows}", "restore the file or run `preprocess` again"
+        )
+    return table
