@@ -38,10 +38,12 @@ class _SparseFeature(_Feature):
 
     @model_validator(mode="after")
     def _one_encoding(self) -> "_SparseFeature":
-        given = self.model_fields_set & {"min_count", "max_size", "num_hash_buckets"}
+        # Compared with the defaults, not with what was written, so that a dumped schema loads again.
+        settings = {"min_count": self.min_count > 1, "max_size": self.max_size, "num_hash_buckets": self.num_hash_buckets}
+        given = [name for name, value in settings.items() if value]
         if self.table and given:
-            raise ValueError(f"{sorted(given)[0]} belongs to the feature that owns table {self.table!r}")
-        if self.num_hash_buckets and given - {"num_hash_buckets"}:
+            raise ValueError(f"{given[0]} belongs to the feature that owns table {self.table!r}")
+        if self.num_hash_buckets and len(given) > 1:
             raise ValueError("a hashed feature has no vocabulary, so min_count and max_size do not apply")
         return self
 

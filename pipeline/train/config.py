@@ -1,6 +1,6 @@
 """The `model` and `train` sections: the architecture, the optimizers, the loop."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -19,11 +19,14 @@ class ChoiceConfig(Section):
         return dict(self.model_extra or {})
 
 
+EmbeddingDim = Annotated[int, Field(ge=4, multiple_of=4)]
+
+
 class FrontEndConfig(Section):
     """Embedding widths and the projection of the numeric inputs."""
 
-    embedding_dim: int = Field(16, ge=4, multiple_of=4, description="width of every table not named below")
-    embedding_dims: dict[str, int] = Field(default_factory=dict, description="width by table name")
+    embedding_dim: EmbeddingDim = Field(16, description="width of every table not named below")
+    embedding_dims: dict[str, EmbeddingDim] = Field(default_factory=dict, description="width by table name")
     num_embeddings: dict[str, int] = Field(
         default_factory=dict, description="rows by table name; default: what the dataset needs"
     )

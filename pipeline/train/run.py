@@ -1,0 +1,205 @@
+"""The train stage: checks, then one process or a Ray Train worker group, then the checkpoint to use."""
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pipeline.assemble import check_model, table_rows
+from pipeline.errors import ArtifactError, ConfigError, GatehouseError, UsageError
+from pipeline.run_config import RunConfig
+from pipeline.shards.manifest import SPLITS, DatasetIndex, check_schema, read_index, verify_shards
+from pipeline.train.checkpoint import best_checkpoint, list_checkpoints, read_manifest, remove_partial
+from pipeline.train.known_warnings import silence
+from pipeline.train.telemetry import METRICS_NAME, TrainProgress, read_history
+from pipeline.train.trainer import Trainer
+
+# What may change between a checkpoint and its resumption without changing the loss curve.
+_FREE_KEYS = {
+    "num_ranks", "device", "sharding", "max_epochs", "early_stopping", "validate_every_steps", "checkpoint_every_steps",
+    "keep_checkpoints", "log_every_steps", "collective_timeout_seconds", "max_failures",
+}  # fmt: skip
+_WORKER_POLL_SECONDS = 0.5
+
+
+def train(
+    config: RunConfig, *, resume: bool = False, overwrite: bool = False, progress: TrainProgress | None = None
+) -> Path:
+    """Trains to the end and returns the folder of the best checkpoint.
+
+    Raises:
+        UsageError: the workspace holds checkpoints and neither `resume` nor `overwrite` was asked for.
+        ConfigError, ArtifactError: the configuration, the dataset or a checkpoint is wrong.
+    """
+    check_model(config.data_schema, config.model)
+    index = read_index(config.dataset_dir)
+    check_schema(index, config.data_schema, config.dataset_dir)
+    table_rows(index, config.model)
+    num_ranks = _num_ranks(config)
+    _prepare_folder(config, index, resume=resume, overwrite=overwrite)
+    verify_shards(config.dataset_dir, [shard for split in SPLITS[:2] for shard in index.of_split(split)])
+    if num_ranks == 1:
+        with one_rank_group(config):
+            _train_rank(config, progress)
+    else:
+        _train_on_ray(config, num_ranks, progress)
+    return best_checkpoint(config.checkpoints_dir)
+
+
+def run_fingerprint(config: RunConfig, index: DatasetIndex) -> str:
+    """A sha256 over everything that decides the loss curve: data, model, optimizers, batches, seed."""
+    settings = {
+        "seed": config.seed,
+        "model": config.model.model_dump(mode="json"),
+        "train": {k: v for k, v in config.train.model_dump(mode="json").items() if k not in _FREE_KEYS},
+        "schema": index.schema_fingerprint,
+        "shards": [(shard.split, shard.sha256) for shard in index.shards],
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _prepare_folder(config: RunConfig, index: DatasetIndex, *, resume: bool, overwrite: bool) -> None:
+    folder = config.checkpoints_dir
+    present = list_checkpoints(folder)
+    if overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
+        (config.workspace_dir / METRICS_NAME).unlink(missing_ok=True)
+        shutil.rmtree(config.workspace_dir / "tensorboard", ignore_errors=True)
+    elif present and not resume:
+        raise UsageError(
+            f"{folder} already holds a run, at {present[-1].name}", "add --resume to continue it, or --overwrite"
+        )
+    elif present:
+        manifest = read_manifest(present[-1], verify=True)
+        if manifest.run_fingerprint != run_fingerprint(config, index):
+            raise ArtifactError(
+                f"checkpoint {present[-1]} was trained with another dataset, model or train section",
+                "restore the configuration (config.resolved.yaml of that run), or add --overwrite to start anew",
+            )
+    remove_partial(folder)
+
+
+def _num_ranks(config: RunConfig) -> int:
+    if config.train.num_ranks is not None:
+        return config.train.num_ranks
+    num_ranks = max(1, torch.cuda.device_count()) if config.train.device != "cpu" else 1
+    if config.train.num_lanes % num_ranks:
+        raise ConfigError(
+            f"train.num_lanes {config.train.num_lanes} is not a multiple of the {num_ranks} GPUs here",
+            f"set train.num_lanes to a multiple of {num_ranks}, or train.num_ranks",
+        )
+    return num_ranks
+
+
+def rank_device(config: RunConfig) -> torch.device:
+    """The device of this rank.
+
+    Raises:
+        ConfigError: CUDA is asked for and there is none.
+    """
+    if config.train.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("train.device is cuda, and torch sees no GPU", "set train.device to cpu, or see `doctor`")
+    if config.train.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+@contextmanager
+def one_rank_group(config: RunConfig) -> Iterator[None]:
+    """A process group of this process alone: the same code as many ranks, with no cluster."""
+    backend = "nccl" if rank_device(config).type == "cuda" else "gloo"
+    timeout = timedelta(seconds=config.train.collective_timeout_seconds)
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _train_rank(config: RunConfig, progress: TrainProgress | None = None) -> None:
+    """What every rank runs, inside a process group."""
+    silence()
+    # Denormal optimizer state makes CPU steps several times slower.
+    torch.set_flush_denormal(True)
+    index = read_index(config.dataset_dir)
+    Trainer(config, index, run_fingerprint(config, index), rank_device(config), progress).train()
+
+
+def _train_on_ray(config: RunConfig, num_ranks: int, progress: TrainProgress | None) -> None:
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    use_gpu = rank_device(config).type == "cuda"
+    threads = max(1, (os.cpu_count() or 1) // num_ranks)
+    trainer = TorchTrainer(
+        _ray_worker,
+        train_loop_config={"config": config.model_dump(mode="json", by_alias=True), "num_threads": threads},
+        scaling_config=ray.train.ScalingConfig(num_workers=num_ranks, use_gpu=use_gpu),
+        torch_config=TorchConfig(
+            backend="nccl" if use_gpu else "gloo", timeout_s=config.train.collective_timeout_seconds
+        ),
+        run_config=ray.train.RunConfig(
+            # A fresh name for each attempt: with an old one Ray resumes by itself.
+            name=f"gatehouse-{os.getpid()}-{os.urandom(4).hex()}",
+            storage_path=str((config.workspace_dir / "ray").resolve()),
+            failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
+        ),
+    )
+    try:
+        with _watching(config.workspace_dir, progress):
+            trainer.fit()
+    except Exception as error:
+        raise _cause_of(error) from error
+    finally:
+        shutil.rmtree(config.workspace_dir / "ray", ignore_errors=True)
+
+
+def _ray_worker(settings: dict[str, Any]) -> None:
+    torch.set_num_threads(settings["num_threads"])
+    _train_rank(RunConfig.model_validate(settings["config"]))
+
+
+def _cause_of(error: Exception) -> Exception:
+    """The GatehouseError that a worker met, if it was one; else the error itself."""
+    failures = getattr(error, "worker_failures", {})
+    for candidate in (error, *failures.values()):
+        found: BaseException | None = candidate
+        while found is not None:
+            if isinstance(found, GatehouseError):
+                return found
+            found = getattr(found, "cause", None) or found.__cause__
+    return error
+
+
+@contextmanager
+def _watching(workspace: Path, progress: TrainProgress | None) -> Iterator[None]:
+    """Shows the progress that the first rank writes to metrics.jsonl."""
+    if progress is None:
+        yield
+        return
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_WORKER_POLL_SECONDS):
+            for record in read_history(workspace)[-1:]:
+                note = f"epoch {record['epoch'] + 1}, {record['kind']} loss {record['total']:.4f}"
+                progress(record["step"], record["num_steps"], note)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,236 @@
+"""One rank's training: set-up in the one order that works, and the loop."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
+
+from models.batch import Batch
+from models.tasks import Task
+from pipeline.assemble import build_model, table_rows
+from pipeline.run_config import RunConfig
+from pipeline.shards.assignment import SampleOrder
+from pipeline.shards.collate import Layout, collate
+from pipeline.shards.manifest import DatasetIndex, Split
+from pipeline.shards.reader import ShardReader
+from pipeline.train import checkpoint
+from pipeline.train.initial_weights import fill_tables
+from pipeline.train.optimizers import create_dense_state, dense_parameters, fuse_sparse_optimizer, make_optimizer
+from pipeline.train.sharding import make_sharders, plan_tables, write_plan
+from pipeline.train.telemetry import Telemetry, TrainProgress
+from pipeline.train.training_model import TrainingModel
+
+PLAN_NAME = "plan.txt"
+
+
+@dataclass
+class Progress:
+    """Where a run stands: `epoch` and `step_in_epoch` are those of the next step, `step` counts all trained ones."""
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    best_validation_total: float | None = None
+    validations_without_improvement: int = 0
+
+
+class Trainer:
+    """Trains on one rank of an initialised process group; all ranks run the same code in step."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        index: DatasetIndex,
+        run_fingerprint: str,
+        device: torch.device,
+        progress: TrainProgress | None = None,
+    ) -> None:
+        self.config = config
+        self.train_config = config.train
+        self.index = index
+        self.run_fingerprint = run_fingerprint
+        self.device = device
+        self.layout = Layout.of(index.data_schema, table_rows(index, config.model))
+        self.training_reader = self._reader("train", shuffle=True)
+        self.validation_reader = self._reader("validation", shuffle=False)
+
+        # 1. The process group is there. 2. Tables on meta, dense layers drawn from the seed. 3. The training module.
+        model, head = build_model(index, config.model, config.seed, torch.device("meta"))
+        self.tasks: tuple[Task, ...] = model.tasks
+        training_model = TrainingModel(model, head)
+        for part in (*training_model.parameters(), *training_model.buffers()):
+            if not part.is_meta:
+                part.data = part.data.to(device)
+        # 4. The sparse optimizer, fused into the tables. 5. The plan. 6. The sharded model.
+        tables = model.front_end.embeddings
+        if tables is not None:
+            fuse_sparse_optimizer(tables.parameters(), self.train_config.sparse_optimizer)
+        sharders = make_sharders()
+        plan = plan_tables(
+            training_model,
+            list(self.index.table_rows),
+            self.train_config.sharding,
+            sharders,
+            device,
+            self.training_reader.rows_per_batch,
+        )
+        self.model = DistributedModelParallel(
+            training_model,
+            device=device,
+            plan=plan,
+            sharders=sharders,
+            # With the default static graph, gradients taken before the backward pass would be silently wrong.
+            data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
+        )
+        fill_tables(self.model, config.seed)
+        # 7. The dense optimizer. 8. What an earlier attempt reached.
+        self.optimizer = make_optimizer(self.model, self.train_config.dense_optimizer)
+        self.progress = self._restore()
+        self.batches = self._training_batches()
+        if dist.get_rank() == 0:
+            config.workspace_dir.mkdir(parents=True, exist_ok=True)
+            write_plan(plan, config.workspace_dir / PLAN_NAME)
+        self.telemetry = Telemetry(
+            config.workspace_dir,
+            [task.name for task in self.tasks],
+            [task.weight for task in self.tasks],
+            self.train_config.log_every_steps,
+            self.train_config.max_epochs * self.training_reader.order.num_steps,
+            self.progress.step,
+            progress,
+        )
+
+    def train(self) -> None:
+        """Trains to the last epoch or until the validation loss stops improving."""
+        try:
+            while not self._is_finished():
+                batch = next(self.batches)
+                sums = self._train_step(batch)
+                self.telemetry.record(self.progress.step + 1, self.progress.epoch, sums)
+                self._advance(batch)
+                self._validate_if_due()
+                self._save_if_due()
+        finally:
+            self.telemetry.close()
+
+    def validation_sums(self) -> Tensor:
+        """This rank's [2, T] sums of weighted loss and weight over the validation split."""
+        sums = torch.zeros(2, len(self.tasks), device=self.device)
+        self.model.eval()
+        with torch.no_grad():
+            for table in self.validation_reader.batches(epoch=0):
+                batch = collate(table, self.layout, self.validation_reader.rows_per_batch)
+                sums += self.model(batch.to(self.device))[1]
+        self.model.train()
+        return sums
+
+    def state(self) -> dict[str, Any]:
+        """The tensors of a checkpoint."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()["state"]}
+
+    def _train_step(self, batch: Batch) -> Tensor:
+        # zero_grad also pushes the sparse learning rate into the fused kernel.
+        self.optimizer.zero_grad()
+        losses_T, sums = self.model(batch.to(self.device, non_blocking=True))
+        losses_T.sum().backward()
+        if self.train_config.max_gradient_norm is not None:
+            torch.nn.utils.clip_grad_norm_(dense_parameters(self.model), self.train_config.max_gradient_norm)
+        self.optimizer.step()
+        result: Tensor = sums
+        return result
+
+    def _training_batches(self) -> Iterator[Batch]:
+        steps_per_epoch = self.training_reader.order.num_steps
+        first_step = self.progress.step_in_epoch
+        for epoch in range(self.progress.epoch, self.train_config.max_epochs):
+            for step, table in enumerate(self.training_reader.batches(epoch, first_step), start=first_step + 1):
+                position = (epoch, step) if step < steps_per_epoch else (epoch + 1, 0)
+                yield collate(table, self.layout, self.training_reader.rows_per_batch, position)
+            first_step = 0
+
+    def _advance(self, batch: Batch) -> None:
+        self.progress.step += 1
+        self.progress.epoch, self.progress.step_in_epoch = batch.position
+
+    def _validate_if_due(self) -> None:
+        every, step = self.train_config.validate_every_steps, self.progress.step
+        is_epoch_end = self.progress.step_in_epoch == 0
+        is_due = step % every == 0 if every else is_epoch_end
+        self.validation_losses: dict[str, float] | None = None
+        if not is_due and self.progress.epoch < self.train_config.max_epochs:
+            return
+        epoch = self.progress.epoch - is_epoch_end
+        self.validation_losses, total = self.telemetry.write(step, epoch, "validation", self.validation_sums())
+        self.validation_total = total
+        stopping, best = self.train_config.early_stopping, self.progress.best_validation_total
+        if best is None or total < best - (stopping.min_improvement if stopping else 0.0):
+            self.progress.best_validation_total = total
+            self.progress.validations_without_improvement = 0
+        else:
+            self.progress.validations_without_improvement += 1
+
+    def _is_finished(self) -> bool:
+        stopping = self.train_config.early_stopping
+        is_stale = stopping and self.progress.validations_without_improvement >= stopping.patience
+        return self.progress.epoch >= self.train_config.max_epochs or bool(is_stale)
+
+    def _save_if_due(self) -> None:
+        every = self.train_config.checkpoint_every_steps
+        if self.validation_losses is None and not (every and self.progress.step % every == 0):
+            return
+        manifest = checkpoint.CheckpointManifest(
+            step=self.progress.step,
+            epoch=self.progress.epoch,
+            step_in_epoch=self.progress.step_in_epoch,
+            schema_fingerprint=self.index.schema_fingerprint,
+            data_schema=self.index.data_schema,
+            vocabulary_version=self.index.vocabulary_version,
+            run_fingerprint=self.run_fingerprint,
+            validation_losses=self.validation_losses,
+            validation_total=self.validation_total if self.validation_losses is not None else None,
+            best_validation_total=self.progress.best_validation_total,
+            validations_without_improvement=self.progress.validations_without_improvement,
+            is_finished=self._is_finished(),
+        )
+        folder = self.config.checkpoints_dir
+        checkpoint.save_checkpoint(folder, self.state(), manifest)
+        if dist.get_rank() == 0:
+            checkpoint.prune(folder, self.train_config.keep_checkpoints)
+
+    def _restore(self) -> Progress:
+        newest = checkpoint.list_checkpoints(self.config.checkpoints_dir)[-1:]
+        if not newest:
+            return Progress()
+        manifest = checkpoint.read_manifest(newest[0], verify=True)
+        # Adam has no state before its first step, and what is not there is not restored.
+        create_dense_state(self.optimizer)
+        state = self.state()
+        checkpoint.load_tensors(newest[0], state, is_distributed=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict({"state": state["optimizer"]})
+        return Progress(
+            manifest.step,
+            manifest.epoch,
+            manifest.step_in_epoch,
+            manifest.best_validation_total,
+            manifest.validations_without_improvement,
+        )
+
+    def _reader(self, split: Split, *, shuffle: bool) -> ShardReader:
+        shards = self.index.of_split(split)
+        order = SampleOrder(
+            tuple(shard.rows for shard in shards),
+            self.train_config.num_lanes,
+            self.train_config.global_batch_size // self.train_config.num_lanes,
+            self.train_config.block_rows,
+            self.train_config.window_blocks,
+            self.config.seed,
+            shuffle,
+        )
+        return ShardReader(self.config.dataset_dir, shards, order, dist.get_rank(), dist.get_world_size())
