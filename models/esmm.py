@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.tasks import Task, chain_of, joint_log_probability, space_mask
+from models.tasks import Task, chain_of, joint_label, joint_log_probability, space_mask
 
 # log p of a joint probability is kept this far below 0, so that log(1 - p) stays finite in float32.
 MAX_LOG_PROBABILITY = -1e-6
@@ -40,7 +40,7 @@ class ESMMHead(nn.Module):
                 masks.append(own_mask_BT[:, place])
                 continue
             logits.append(_log_odds(joint_log_probability(self.tasks, task, logit_BT)))
-            target_B, known_B = _joint_label(label_BT[:, chain_of(self.tasks, task)])
+            target_B, known_B = joint_label(label_BT[:, chain_of(self.tasks, task)])
             targets.append(target_B)
             masks.append(known_B)
         return torch.stack(logits, 1), torch.stack(targets, 1), torch.stack(masks, 1)
@@ -50,11 +50,3 @@ def _log_odds(log_p_B: Tensor) -> Tensor:
     """log p - log(1 - p), from log p."""
     log_p_B = log_p_B.clamp(max=MAX_LOG_PROBABILITY)
     return log_p_B - torch.log(-torch.expm1(log_p_B))
-
-
-def _joint_label(label_BC: Tensor) -> tuple[Tensor, Tensor]:
-    """The product of a chain's labels and whether it is known: a 0 decides it, even where a later label is null."""
-    zero_B = (label_BC == 0).any(dim=1)
-    null_B = label_BC.isnan().any(dim=1)
-    target_B = torch.where(zero_B, 0.0, label_BC.nan_to_num().prod(dim=1))
-    return target_B, zero_B | ~null_B

@@ -61,10 +61,24 @@ def space_mask(tasks: Sequence[Task], label_BT: Tensor) -> Tensor:
     return torch.stack(columns, dim=1)
 
 
+def joint_label(label_BC: Tensor) -> tuple[Tensor, Tensor]:
+    """The product of a chain's labels and whether it is known: a 0 decides it, even where a later label is null."""
+    zero_B = (label_BC == 0).any(dim=1)
+    null_B = label_BC.isnan().any(dim=1)
+    target_B = torch.where(zero_B, 0.0, label_BC.nan_to_num().prod(dim=1))
+    return target_B, zero_B | ~null_B
+
+
 def joint_log_probability(tasks: Sequence[Task], task: Task, logit_BT: Tensor) -> Tensor:
     """log P(the task and every task of its chain), as a sum of logsigmoid in float32: [B]. Only for binary tasks."""
     chain = chain_of(tasks, task)
     return torch.nn.functional.logsigmoid(logit_BT[:, chain].float()).sum(dim=1)
+
+
+def output_names(tasks: Sequence[Task]) -> list[str]:
+    """The names that `predictions` gives."""
+    joint = [JOINT_PREFIX + task.name for task in tasks if task.kind == "binary" and task.space is not None]
+    return [*(task.name for task in tasks), *joint]
 
 
 def predictions(tasks: Sequence[Task], logit_BT: Tensor) -> dict[str, Tensor]:

@@ -63,6 +63,14 @@ class RunConfig(Section):
     def checkpoints_dir(self) -> Path:
         return self.workspace_dir / "checkpoints"
 
+    @property
+    def report_dir(self) -> Path:
+        return self.workspace_dir / "report"
+
+    @property
+    def scores_dir(self) -> Path:
+        return self.workspace_dir / "ranked"
+
     def input_path(self, path: str) -> str:
         """An input path as the configuration gives it, resolved against `inputs`."""
         return str(Path(self.inputs) / path)

@@ -12,4 +12,3 @@ class ScoreConfig(Section):
     fusion: str = Field(description="the fused score, over task names: click * purchase ** 0.5")
     top_k: int = Field(10, ge=1, description="candidates kept per request")
     batch_size: int = Field(8192, ge=1)
-    rows_per_output_file: int = Field(1_000_000, ge=1)

@@ -16,11 +16,12 @@ import torch.distributed as dist
 
 from pipeline.assemble import check_model, table_rows
 from pipeline.errors import ArtifactError, ConfigError, GatehouseError, UsageError
+from pipeline.executor import Progress
 from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import SPLITS, DatasetIndex, check_schema, read_index, verify_shards
 from pipeline.train.checkpoint import best_checkpoint, list_checkpoints, read_manifest, remove_partial
 from pipeline.train.known_warnings import silence
-from pipeline.train.telemetry import METRICS_NAME, TrainProgress, read_history
+from pipeline.train.telemetry import METRICS_NAME, describe, read_history
 from pipeline.train.trainer import Trainer
 
 # What may change between a checkpoint and its resumption without changing the loss curve.
@@ -32,7 +33,7 @@ _WORKER_POLL_SECONDS = 0.5
 
 
 def train(
-    config: RunConfig, *, resume: bool = False, overwrite: bool = False, progress: TrainProgress | None = None
+    config: RunConfig, *, resume: bool = False, overwrite: bool = False, progress: Progress | None = None
 ) -> Path:
     """Trains to the end and returns the folder of the best checkpoint.
 
@@ -127,7 +128,7 @@ def one_rank_group(config: RunConfig) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _train_rank(config: RunConfig, progress: TrainProgress | None = None) -> None:
+def _train_rank(config: RunConfig, progress: Progress | None = None) -> None:
     """What every rank runs, inside a process group."""
     silence()
     # Denormal optimizer state makes CPU steps several times slower.
@@ -136,7 +137,7 @@ def _train_rank(config: RunConfig, progress: TrainProgress | None = None) -> Non
     Trainer(config, index, run_fingerprint(config, index), rank_device(config), progress).train()
 
 
-def _train_on_ray(config: RunConfig, num_ranks: int, progress: TrainProgress | None) -> None:
+def _train_on_ray(config: RunConfig, num_ranks: int, progress: Progress | None) -> None:
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -183,7 +184,7 @@ def _cause_of(error: Exception) -> Exception:
 
 
 @contextmanager
-def _watching(workspace: Path, progress: TrainProgress | None) -> Iterator[None]:
+def _watching(workspace: Path, progress: Progress | None) -> Iterator[None]:
     """Shows the progress that the first rank writes to metrics.jsonl."""
     if progress is None:
         yield
@@ -193,8 +194,7 @@ def _watching(workspace: Path, progress: TrainProgress | None) -> Iterator[None]
     def watch() -> None:
         while not done.wait(_WORKER_POLL_SECONDS):
             for record in read_history(workspace)[-1:]:
-                note = f"epoch {record['epoch'] + 1}, {record['kind']} loss {record['total']:.4f}"
-                progress(record["step"], record["num_steps"], note)
+                progress(describe(record), record["step"], record["num_steps"])
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

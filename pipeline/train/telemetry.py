@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from pipeline.executor import Progress
+
 METRICS_NAME = "metrics.jsonl"
-# (steps done, steps of the whole run, a short note)
-TrainProgress = Callable[[int, int, str], None]
 
 
 class Telemetry:
@@ -30,7 +30,7 @@ class Telemetry:
         every_steps: int,
         num_steps: int,
         resumed_step: int,
-        progress: TrainProgress | None,
+        progress: Progress | None,
     ) -> None:
         self.task_names = list(task_names)
         self.task_weights = list(task_weights)
@@ -84,7 +84,7 @@ class Telemetry:
             self.events.add_scalar(f"{kind}/{name}", loss, step)
         self.events.add_scalar(f"{kind}/total", total, step)
         if self.progress is not None:
-            self.progress(step, self.num_steps, f"epoch {epoch + 1}, {kind} loss {total:.4f}")
+            self.progress(describe(record), step, self.num_steps)
 
     def close(self) -> None:
         if self.file is not None:
@@ -99,6 +99,11 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+
+
+def describe(record: dict[str, Any]) -> str:
+    """A record as a short note beside a progress bar."""
+    return f"epoch {record['epoch'] + 1}, {record['kind']} loss {record['total']:.4f}"
 
 
 def _forget_after(path: Path, step: int) -> None:

@@ -14,6 +14,7 @@ from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
 from models.batch import Batch
 from models.tasks import Task
 from pipeline.assemble import build_model, table_rows
+from pipeline.executor import Progress
 from pipeline.run_config import RunConfig
 from pipeline.shards.assignment import SampleOrder
 from pipeline.shards.collate import Layout, collate
@@ -23,14 +24,14 @@ from pipeline.train import checkpoint
 from pipeline.train.initial_weights import fill_tables
 from pipeline.train.optimizers import create_dense_state, dense_parameters, fuse_sparse_optimizer, make_optimizer
 from pipeline.train.sharding import make_sharders, plan_tables, write_plan
-from pipeline.train.telemetry import Telemetry, TrainProgress
+from pipeline.train.telemetry import Telemetry
 from pipeline.train.training_model import TrainingModel
 
 PLAN_NAME = "plan.txt"
 
 
 @dataclass
-class Progress:
+class Position:
     """Where a run stands: `epoch` and `step_in_epoch` are those of the next step, `step` counts all trained ones."""
 
     step: int = 0
@@ -49,7 +50,7 @@ class Trainer:
         index: DatasetIndex,
         run_fingerprint: str,
         device: torch.device,
-        progress: TrainProgress | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.config = config
         self.train_config = config.train
@@ -91,7 +92,7 @@ class Trainer:
         fill_tables(self.model, config.seed)
         # 7. The dense optimizer. 8. What an earlier attempt reached.
         self.optimizer = make_optimizer(self.model, self.train_config.dense_optimizer)
-        self.progress = self._restore()
+        self.position = self._restore()
         self.batches = self._training_batches()
         if dist.get_rank() == 0:
             config.workspace_dir.mkdir(parents=True, exist_ok=True)
@@ -102,7 +103,7 @@ class Trainer:
             [task.weight for task in self.tasks],
             self.train_config.log_every_steps,
             self.train_config.max_epochs * self.training_reader.order.num_steps,
-            self.progress.step,
+            self.position.step,
             progress,
         )
 
@@ -112,7 +113,7 @@ class Trainer:
             while not self._is_finished():
                 batch = next(self.batches)
                 sums = self._train_step(batch)
-                self.telemetry.record(self.progress.step + 1, self.progress.epoch, sums)
+                self.telemetry.record(self.position.step + 1, self.position.epoch, sums)
                 self._advance(batch)
                 self._validate_if_due()
                 self._save_if_due()
@@ -147,55 +148,55 @@ class Trainer:
 
     def _training_batches(self) -> Iterator[Batch]:
         steps_per_epoch = self.training_reader.order.num_steps
-        first_step = self.progress.step_in_epoch
-        for epoch in range(self.progress.epoch, self.train_config.max_epochs):
+        first_step = self.position.step_in_epoch
+        for epoch in range(self.position.epoch, self.train_config.max_epochs):
             for step, table in enumerate(self.training_reader.batches(epoch, first_step), start=first_step + 1):
                 position = (epoch, step) if step < steps_per_epoch else (epoch + 1, 0)
                 yield collate(table, self.layout, self.training_reader.rows_per_batch, position)
             first_step = 0
 
     def _advance(self, batch: Batch) -> None:
-        self.progress.step += 1
-        self.progress.epoch, self.progress.step_in_epoch = batch.position
+        self.position.step += 1
+        self.position.epoch, self.position.step_in_epoch = batch.position
 
     def _validate_if_due(self) -> None:
-        every, step = self.train_config.validate_every_steps, self.progress.step
-        is_epoch_end = self.progress.step_in_epoch == 0
+        every, step = self.train_config.validate_every_steps, self.position.step
+        is_epoch_end = self.position.step_in_epoch == 0
         is_due = step % every == 0 if every else is_epoch_end
         self.validation_losses: dict[str, float] | None = None
-        if not is_due and self.progress.epoch < self.train_config.max_epochs:
+        if not is_due and self.position.epoch < self.train_config.max_epochs:
             return
-        epoch = self.progress.epoch - is_epoch_end
+        epoch = self.position.epoch - is_epoch_end
         self.validation_losses, total = self.telemetry.write(step, epoch, "validation", self.validation_sums())
         self.validation_total = total
-        stopping, best = self.train_config.early_stopping, self.progress.best_validation_total
+        stopping, best = self.train_config.early_stopping, self.position.best_validation_total
         if best is None or total < best - (stopping.min_improvement if stopping else 0.0):
-            self.progress.best_validation_total = total
-            self.progress.validations_without_improvement = 0
+            self.position.best_validation_total = total
+            self.position.validations_without_improvement = 0
         else:
-            self.progress.validations_without_improvement += 1
+            self.position.validations_without_improvement += 1
 
     def _is_finished(self) -> bool:
         stopping = self.train_config.early_stopping
-        is_stale = stopping and self.progress.validations_without_improvement >= stopping.patience
-        return self.progress.epoch >= self.train_config.max_epochs or bool(is_stale)
+        is_stale = stopping and self.position.validations_without_improvement >= stopping.patience
+        return self.position.epoch >= self.train_config.max_epochs or bool(is_stale)
 
     def _save_if_due(self) -> None:
         every = self.train_config.checkpoint_every_steps
-        if self.validation_losses is None and not (every and self.progress.step % every == 0):
+        if self.validation_losses is None and not (every and self.position.step % every == 0):
             return
         manifest = checkpoint.CheckpointManifest(
-            step=self.progress.step,
-            epoch=self.progress.epoch,
-            step_in_epoch=self.progress.step_in_epoch,
+            step=self.position.step,
+            epoch=self.position.epoch,
+            step_in_epoch=self.position.step_in_epoch,
             schema_fingerprint=self.index.schema_fingerprint,
             data_schema=self.index.data_schema,
             vocabulary_version=self.index.vocabulary_version,
             run_fingerprint=self.run_fingerprint,
             validation_losses=self.validation_losses,
             validation_total=self.validation_total if self.validation_losses is not None else None,
-            best_validation_total=self.progress.best_validation_total,
-            validations_without_improvement=self.progress.validations_without_improvement,
+            best_validation_total=self.position.best_validation_total,
+            validations_without_improvement=self.position.validations_without_improvement,
             is_finished=self._is_finished(),
         )
         folder = self.config.checkpoints_dir
@@ -203,10 +204,10 @@ class Trainer:
         if dist.get_rank() == 0:
             checkpoint.prune(folder, self.train_config.keep_checkpoints)
 
-    def _restore(self) -> Progress:
+    def _restore(self) -> Position:
         newest = checkpoint.list_checkpoints(self.config.checkpoints_dir)[-1:]
         if not newest:
-            return Progress()
+            return Position()
         manifest = checkpoint.read_manifest(newest[0], verify=True)
         # Adam has no state before its first step, and what is not there is not restored.
         create_dense_state(self.optimizer)
@@ -214,7 +215,7 @@ class Trainer:
         checkpoint.load_tensors(newest[0], state, is_distributed=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict({"state": state["optimizer"]})
-        return Progress(
+        return Position(
             manifest.step,
             manifest.epoch,
             manifest.step_in_epoch,

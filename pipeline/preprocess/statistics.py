@@ -1,0 +1,91 @@
+"""`statistics.json`: what the raw log held and what became of it; and the checks that it holds enough to train on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.errors import DataError
+from pipeline.preprocess.config import PreprocessConfig, TimeSplit
+from pipeline.preprocess.log import RawLog
+from pipeline.preprocess.survey import Counts, Findings
+from pipeline.preprocess.transform import FittedTransform
+from pipeline.schema import NUM_RESERVED_ROWS, NumericFeature, Schema
+from pipeline.shards.manifest import SPLITS, LabelStatistics
+
+
+def check_findings(findings: Findings, schema: Schema, config: PreprocessConfig) -> None:
+    """Raises a DataError when a split has no rows, or a task no training row that it is defined on."""
+    _check_splits(findings, config)
+    for task in schema.tasks:
+        if findings.labels[task.name, "train"].count:
+            continue
+        if findings.counts["tasks", task.name, "nulls", "train"] == findings.num_rows("train"):
+            raise DataError(
+                f"task {task.name!r}: label column {task.label!r} is null in every training row",
+                "name another column as its label, or remove the task",
+            )
+        raise DataError(
+            f"task {task.name!r} is defined on no training row: none has {task.space!r} = 1 and a label",
+            "give more training rows, or another `space`",
+        )
+
+
+def _check_splits(findings: Findings, config: PreprocessConfig) -> None:
+    rows = {split: findings.num_rows(split) for split in SPLITS}
+    if not any(rows.values()):
+        raise DataError(f"{config.log.path} holds no row", "give a log with rows")
+    if all(rows.values()):
+        return
+    empty = next(split for split in SPLITS if not rows[split])
+    found = ", ".join(f"{split} {count:,}" for split, count in rows.items())
+    if isinstance(config.split, TimeSplit):
+        raise DataError(
+            f"the {empty} split has no row ({found}); column {config.split.column!r} goes from {findings.span}",
+            "move preprocess.split.validation_from or test_from",
+        )
+    raise DataError(
+        f"the {empty} split has no row ({found})", "change the fractions of preprocess.split, or give more rows"
+    )
+
+
+def label_statistics(findings: Findings, schema: Schema) -> dict[str, LabelStatistics]:
+    """Of each task's label, over the training rows on which the task is defined."""
+    moments = {task.name: findings.labels[task.name, "train"] for task in schema.tasks}
+    return {
+        name: LabelStatistics(rows=values.count, mean=values.mean, deviation=values.deviation)
+        for name, values in moments.items()
+    }
+
+
+def describe(log: RawLog, findings: Findings, fitted: FittedTransform, encoded: Counts) -> dict[str, Any]:
+    """The content of statistics.json, each count by split; `encoded` are the counts of the second pass."""
+    content = _as_tree({**findings.counts, **encoded})
+    for feature in log.schema.features:
+        measures = content["features"][feature.name]
+        measures["kind"] = feature.kind
+        if isinstance(feature, NumericFeature):
+            measures |= fitted.normalizations[feature.name].model_dump()
+            continue
+        measures["table"] = feature.table_name
+        measures["unseen_fraction"] = {
+            split: measures["unseen"][split] / max(values, 1) for split, values in measures["values"].items()
+        }
+    for (task, split), labels in findings.labels.items():
+        content["tasks"][task].setdefault("rows", {})[split] = labels.count
+        content["tasks"][task].setdefault("mean", {})[split] = labels.mean if labels.count else None
+    content["tables"] = {name: {"rows": rows} for name, rows in fitted.table_rows.items()}
+    for name, values in findings.values.items():
+        content["tables"][name] |= {
+            "distinct_values": len(values.total()),
+            "kept_values": fitted.table_rows[name] - NUM_RESERVED_ROWS,
+        }
+    return content
+
+
+def _as_tree(counts: Mapping[tuple[str, ...], int]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, count in counts.items():
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = count
+    return tree

@@ -1,0 +1,57 @@
+"""The main job: preprocess, train, evaluate and score, one after the other, from one configuration."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.assemble import check_model
+from pipeline.errors import UsageError
+from pipeline.evaluate.run import evaluate, write_page
+from pipeline.executor import Executor, Progress
+from pipeline.preprocess.run import preprocess
+from pipeline.run_config import RunConfig
+from pipeline.score.run import check_score, score
+from pipeline.shards.manifest import INDEX_NAME
+from pipeline.train.run import train
+
+# Called with the name of the stage that begins; returns what shows its progress.
+StartStage = Callable[[str], Progress | None]
+
+
+def run(
+    config: RunConfig, executor: Executor, start_stage: StartStage, *, resume: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Runs every stage the configuration has and returns the evaluation report.
+
+    With `resume`, a complete dataset is kept and training goes on from its newest checkpoint.
+
+    Raises:
+        UsageError: the workspace holds a run, and neither `resume` nor `overwrite` was asked for.
+        GatehouseError: what a stage raises.
+    """
+    # Everything that can be wrong without reading a row is found before the first row is read.
+    check_model(config.data_schema, config.model)
+    if config.score is not None:
+        check_score(config)
+    has_dataset = (config.dataset_dir / INDEX_NAME).exists()
+    if has_dataset and not (resume or overwrite):
+        raise UsageError(
+            f"{config.workspace_dir} already holds a run", "add --resume to continue it, or --overwrite to start anew"
+        )
+    if not (resume and has_dataset):
+        preprocess(config, executor, start_stage("preprocess"), overwrite=overwrite)
+        _forget_results(config)
+    train(config, resume=resume and has_dataset, overwrite=not (resume and has_dataset), progress=start_stage("train"))
+    report = evaluate(config, progress=start_stage("evaluate"))
+    if config.score is not None:
+        score(config, overwrite=True, progress=start_stage("score"))
+        write_page(config, report)
+    return report
+
+
+def _forget_results(config: RunConfig) -> None:
+    """Removes what an earlier run made of an earlier dataset."""
+    folders: list[Path] = [config.checkpoints_dir, config.report_dir, config.scores_dir]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,183 @@
+"""The fused score: a small formula over task outputs, parsed by its own grammar and evaluated on columns.
+
+    sum     = product (("+" | "-") product)*
+    product = sign (("*" | "/") sign)*
+    sign    = ("-" | "+") sign | power
+    power   = atom ("**" sign)?
+    atom    = number | name | ("exp" | "log" | "sqrt") "(" sum ")" | "(" sum ")"
+
+There is nothing else: no attributes, indices, calls of other functions, strings or comparisons.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import nearest
+from pipeline.errors import ConfigError
+
+FloatArray = NDArray[np.float64]
+Columns = Mapping[str, FloatArray]
+
+MAX_LENGTH = 500
+MAX_DEPTH = 30
+MAX_NUMBER = 1e6
+MAX_EXPONENT = 100.0
+FUNCTIONS: dict[str, Callable[[FloatArray], FloatArray]] = {"exp": np.exp, "log": np.log, "sqrt": np.sqrt}
+_OPERATORS: dict[str, Callable[[FloatArray, FloatArray], FloatArray]] = {
+    "+": np.add,
+    "-": np.subtract,
+    "*": np.multiply,
+    "/": np.divide,
+    "**": np.power,
+}
+_TOKEN = re.compile(r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)|(?P<name>[A-Za-z_]\w*)|(?P<mark>\*\*|[-+*/()]))")
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A parsed formula; calling it with equally long columns gives the fused score of each row."""
+
+    formula: str
+    names: frozenset[str]
+    evaluate: Callable[[Columns], FloatArray]
+
+    def __call__(self, columns: Columns) -> FloatArray:
+        """The score of each row: [rows]. A value that is not finite (log 0, division by 0) stays so."""
+        with np.errstate(all="ignore"):
+            return np.asarray(self.evaluate(columns), np.float64)
+
+
+def parse_fusion(formula: str, choices: Iterable[str]) -> Fusion:
+    """A formula whose names are all among `choices`.
+
+    Raises:
+        ConfigError: the formula is not in the grammar, names something else, or has a number out of bounds.
+    """
+    choices = sorted(choices)
+    return _Parser(formula, choices).parse()
+
+
+class _Parser:
+    """Recursive descent over the tokens; each method returns a function from columns to values."""
+
+    def __init__(self, formula: str, choices: list[str]) -> None:
+        self.formula = formula
+        self.choices = choices
+        self.names: set[str] = set()
+        self.depth = 0
+        if len(formula) > MAX_LENGTH:
+            raise self._error(f"has {len(formula)} characters, at most {MAX_LENGTH} are allowed")
+        self.tokens = self._split()
+        self.place = 0
+
+    def parse(self) -> Fusion:
+        evaluate = self._sum()
+        if self.place < len(self.tokens):
+            raise self._error(f"has {self.tokens[self.place][1]!r} where an operator or the end should be")
+        if not self.names:
+            raise self._error("names no task")
+        return Fusion(self.formula, frozenset(self.names), evaluate)
+
+    def _split(self) -> list[tuple[str, str]]:
+        tokens, end = [], 0
+        text = self.formula.rstrip()
+        while end < len(text):
+            match = _TOKEN.match(text, end)
+            if match is None:
+                raise self._error(f"has {text[end:].lstrip()[:1]!r}, which is not in its grammar")
+            tokens.append((str(match.lastgroup), match[str(match.lastgroup)]))
+            end = match.end()
+        return tokens
+
+    def _sum(self) -> Callable[[Columns], FloatArray]:
+        return self._chain(("+", "-"), self._product)
+
+    def _product(self) -> Callable[[Columns], FloatArray]:
+        return self._chain(("*", "/"), self._sign)
+
+    def _chain(
+        self, marks: tuple[str, ...], operand: Callable[[], Callable[[Columns], FloatArray]]
+    ) -> Callable[[Columns], FloatArray]:
+        left = operand()
+        while self._peek() in marks:
+            left = _binary(self._next(), left, operand())
+        return left
+
+    def _sign(self) -> Callable[[Columns], FloatArray]:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise self._error(f"is nested more than {MAX_DEPTH} deep")
+        try:
+            if self._peek() not in ("-", "+"):
+                return self._power()
+            is_negative = self._next() == "-"
+            operand = self._sign()
+            return (lambda columns: -operand(columns)) if is_negative else operand
+        finally:
+            self.depth -= 1
+
+    def _power(self) -> Callable[[Columns], FloatArray]:
+        base = self._atom()
+        if self._peek() != "**":
+            return base
+        self._next()
+        first = self.place
+        exponent = self._sign()
+        for kind, text in self.tokens[first : self.place]:
+            if kind == "number" and float(text) > MAX_EXPONENT:
+                raise self._error(f"has the exponent {text}, at most {MAX_EXPONENT:g} is allowed")
+        return _binary("**", base, exponent)
+
+    def _atom(self) -> Callable[[Columns], FloatArray]:
+        kind, text = self.tokens[self.place] if self.place < len(self.tokens) else ("end", "")
+        self.place += 1
+        if kind == "number":
+            if float(text) > MAX_NUMBER:
+                raise self._error(f"has the number {text}, at most {MAX_NUMBER:g} is allowed")
+            value = np.float64(text)
+            return lambda columns: np.asarray(value)
+        if kind == "name" and text in FUNCTIONS and self._peek() == "(":
+            function, argument = FUNCTIONS[text], self._parenthesis()
+            return lambda columns: function(argument(columns))
+        if kind == "name":
+            if text not in self.choices:
+                raise self._error(f"names {text!r}, which is not an output of the model", nearest(text, self.choices))
+            self.names.add(text)
+            return lambda columns: columns[text]
+        if text == "(":
+            self.place -= 1
+            return self._parenthesis()
+        raise self._error(f"has {text!r} where a number or a name should be" if text else "ends too early")
+
+    def _parenthesis(self) -> Callable[[Columns], FloatArray]:
+        self.place += 1
+        inner = self._sum()
+        if self._peek() != ")":
+            raise self._error("has a parenthesis that is not closed")
+        self.place += 1
+        return inner
+
+    def _peek(self) -> str | None:
+        return self.tokens[self.place][1] if self.place < len(self.tokens) else None
+
+    def _next(self) -> str:
+        self.place += 1
+        return self.tokens[self.place - 1][1]
+
+    def _error(self, what: str, fix: str = "") -> ConfigError:
+        shown = self.formula if len(self.formula) <= 80 else self.formula[:77] + "..."
+        return ConfigError(
+            f"score.fusion {shown!r} {what}",
+            fix.rstrip("?") or "write a formula such as click * purchase ** 0.5, with + - * / ** ( ) exp log sqrt",
+        )
+
+
+def _binary(
+    mark: str, left: Callable[[Columns], FloatArray], right: Callable[[Columns], FloatArray]
+) -> Callable[[Columns], FloatArray]:
+    operation = _OPERATORS[mark]
+    return lambda columns: operation(left(columns), right(columns))

@@ -1,0 +1,73 @@
+"""A trained checkpoint as one plain model: encoded rows in, predictions by name out. No process group, no sharding."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from models.tasks import predictions
+from pipeline.assemble import build_model, check_model, table_rows
+from pipeline.run_config import RunConfig
+from pipeline.shards.collate import Layout, collate
+from pipeline.shards.manifest import DatasetIndex
+from pipeline.train.checkpoint import CheckpointManifest, check_lineage, load_tensors, read_manifest
+from pipeline.train.known_warnings import silence
+
+# The training module's name for the model inside it, which its state dict carries.
+STATE_PREFIX = "model."
+
+
+class Predictor:
+    """Loads a checkpoint, after checking that it is intact and fits schema and vocabularies.
+
+    Raises:
+        ArtifactError: the checkpoint is damaged, or was trained with another schema, vocabulary or model.
+    """
+
+    def __init__(self, config: RunConfig, index: DatasetIndex, checkpoint: Path, batch_size: int) -> None:
+        silence()
+        check_model(config.data_schema, config.model)
+        self.manifest: CheckpointManifest = read_manifest(checkpoint, verify=True)
+        check_lineage(
+            self.manifest, config.data_schema, index.vocabulary_version, checkpoint, config.dataset_dir
+        )
+        self.batch_size = batch_size
+        self.layout = Layout.of(index.data_schema, table_rows(index, config.model))
+        self.device = torch.device("cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu")
+        self.model, _ = build_model(index, config.model, config.seed, torch.device("cpu"))
+        state = {"model": {STATE_PREFIX + name: value for name, value in self.model.state_dict().items()}}
+        load_tensors(checkpoint, state, is_distributed=False)
+        self.model.load_state_dict({name.removeprefix(STATE_PREFIX): v for name, v in state["model"].items()})
+        self.model.to(self.device).eval()
+        self._gate_sums: dict[str, torch.Tensor] = {}
+        self._gate_rows = 0
+
+    @torch.no_grad()
+    def predict(self, table: pa.Table) -> dict[str, NDArray[np.float64]]:
+        """Every output of `models.tasks.predictions` for each row of an encoded table, in its order: [rows]."""
+        parts: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+        for first in range(0, table.num_rows, self.batch_size):
+            rows = table.slice(first, self.batch_size)
+            batch = collate(rows, self.layout, rows.num_rows).to(self.device)
+            x_BI = self.model.front_end(batch.dense, batch.sparse)
+            logit_BT = self.model.towers(self.model.body(x_BI))
+            for name, value_B in predictions(self.model.tasks, logit_BT).items():
+                parts[name].append(value_B.double().cpu().numpy())
+            self._add_gates(x_BI)
+        return {name: np.concatenate(values) for name, values in parts.items()}
+
+    def mean_gates(self) -> dict[str, NDArray[np.float64]]:
+        """The mean weight of each expert for each task over all rows predicted so far, by gate: [T, E]."""
+        return {name: (sums / self._gate_rows).cpu().numpy() for name, sums in self._gate_sums.items()}
+
+    def _add_gates(self, x_BI: torch.Tensor) -> None:
+        gates = getattr(self.model.body, "gates", None)
+        if gates is None:
+            return
+        self._gate_rows += x_BI.shape[0]
+        for name, gate_BTE in gates(x_BI).items():
+            sums_TE = gate_BTE.double().sum(dim=0)
+            self._gate_sums[name] = self._gate_sums.get(name, torch.zeros_like(sums_TE)) + sums_TE

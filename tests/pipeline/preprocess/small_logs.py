@@ -1,0 +1,96 @@
+"""A small log with every kind of column, in every format, and the configuration that reads it."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from pipeline.config import build
+from pipeline.executor import InProcessExecutor
+from pipeline.preprocess.run import preprocess
+from pipeline.run_config import RunConfig
+from pipeline.shards.manifest import DatasetIndex, Split
+
+NUM_ROWS = 20
+
+
+def log_columns() -> dict[str, list[Any]]:
+    """Twenty rows, one per minute; the last two thirds of the items are rare."""
+    rows = range(NUM_ROWS)
+    return {
+        "user": [row % 4 for row in rows],
+        "item": [row % 3 if row % 2 else 100 + row for row in rows],
+        "minute": list(rows),
+        "city": [None if row % 7 == 0 else ["york", "bath", "hull"][row % 3] for row in rows],
+        "price": [None if row == 3 else row + 0.5 for row in rows],
+        "tags": [None if row == 4 else "red, blue" if row % 2 else "red" for row in rows],
+        "click": [row % 2 for row in rows],
+        "like": [int(row % 4 == 1) for row in rows],
+        "dwell": [None if row == 5 else float(row) for row in rows],
+    }
+
+
+def schema_section() -> dict[str, Any]:
+    return {
+        "keys": {"user": "user", "item": "item", "time": "minute"},
+        "features": [
+            {"name": "item", "kind": "categorical", "min_count": 2},
+            {"name": "city", "kind": "categorical"},
+            {"name": "tags", "kind": "multi_valued", "delimiter": ","},
+            {"name": "user_bucket", "kind": "categorical", "column": "user", "num_hash_buckets": 8},
+            {"name": "price", "kind": "numeric", "null_indicator": True},
+        ],
+        "tasks": [
+            {"name": "click", "kind": "binary", "label": "click"},
+            {"name": "like", "kind": "binary", "label": "like", "space": "click"},
+            {"name": "dwell", "kind": "regression", "label": "dwell"},
+        ],
+    }
+
+
+def write_rows(path: Path, columns: dict[str, Any], group_rows: int = 8) -> Path:
+    """Writes the columns in the format that the name of `path` ends in."""
+    table = pa.table(columns)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        pq.write_table(table, path, row_group_size=group_rows)
+        return path
+    if name.endswith(".arrow"):
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=group_rows)
+        return path
+    if name.endswith(".csv"):
+        sink = pa.BufferOutputStream()
+        pyarrow.csv.write_csv(table, sink)
+        data = sink.getvalue().to_pybytes()
+    else:
+        data = "".join(json.dumps(row) + "\n" for row in table.to_pylist()).encode()
+    path.write_bytes(gzip.compress(data) if path.name.endswith(".gz") else data)
+    return path
+
+
+def make_config(folder: Path, log: str = "log.parquet", **sections: Any) -> RunConfig:
+    """A run that reads `log` in `folder`; `schema` and fields of `preprocess` can be given."""
+    schema = sections.pop("schema", schema_section())
+    split = {"kind": "time", "column": "minute", "validation_from": 14, "test_from": 17}
+    section = {"log": {"path": log}, "split": split, "rows_per_partition": 8} | sections
+    data = {"workspace": str(folder / "work"), "inputs": str(folder), "schema": schema, "preprocess": section}
+    return build(RunConfig, data, "test.yaml")
+
+
+def run(config: RunConfig, overwrite: bool = False) -> DatasetIndex:
+    return preprocess(config, InProcessExecutor(), overwrite=overwrite)
+
+
+def read_split(config: RunConfig, index: DatasetIndex, split: Split) -> pa.Table:
+    """All rows of a split, in the order of its shards."""
+    shards = []
+    for shard in index.of_split(split):
+        with pa.ipc.open_file(config.dataset_dir / shard.path) as reader:
+            shards.append(reader.read_all())
+    return pa.concat_tables(shards)

@@ -1,0 +1,84 @@
+"""Labels: what is read, what is refused, and on which rows a task is defined."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.errors import DataError
+from pipeline.preprocess.labels import defined_rows, read_labels, to_array
+from pipeline.schema import Schema
+
+NAN = float("nan")
+
+
+def schema(*tasks: dict[str, Any]) -> Schema:
+    return Schema.model_validate({"features": [{"name": "x", "kind": "numeric"}], "tasks": tasks})
+
+
+def read(values: Any, **task: Any) -> list[float | None]:
+    wanted = schema({"name": "click", "kind": "binary", "label": "y", **task})
+    labels = read_labels(wanted, pa.table({"y": values}), "log.csv", first_row=10)
+    return [None if np.isnan(label) else label for label in labels["click"].tolist()]
+
+
+@pytest.mark.parametrize(
+    "values", [[1, 0, None], [1.0, 0.0, None], [True, False, None], ["1", "0", None], ["1.0", "0.0", None]]
+)
+def test_binary_labels_are_0_and_1_in_every_type(values: list[Any]) -> None:
+    assert read(values) == [1.0, 0.0, None]
+
+
+@pytest.mark.parametrize("bad", [2, -1, 0.5, NAN, "yes", ""])
+def test_any_other_binary_label_is_named_with_its_row(bad: Any) -> None:
+    values = (
+        pa.array(["1", bad]) if isinstance(bad, str) else pa.array([1, bad], type(bad) is int and pa.int64() or None)
+    )
+    shown = repr(bad) if isinstance(bad, str) else str(bad)
+    with pytest.raises(
+        DataError, match=f"task 'click': label {shown} in log.csv, row 12: a binary label is 0, 1 or null"
+    ):
+        read(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "positive"), [(["no", "yes", None], "yes"), ([3, 7, None], 7), ([3.0, 7.0, None], 7)]
+)
+def test_positive_names_the_value_that_counts_as_1(values: list[Any], positive: Any) -> None:
+    assert read(values, positive=positive) == [0.0, 1.0, None]
+
+
+def test_a_label_that_is_a_list_is_refused() -> None:
+    with pytest.raises(DataError, match=r"the label of task 'click' in log\.csv has type list"):
+        read([[1], [0]])
+
+
+def test_regression_labels_are_finite_numbers_or_null() -> None:
+    assert read(["1.5", "-2", None], kind="regression") == [1.5, -2.0, None]
+    for bad in (NAN, float("inf"), 1e300):
+        with pytest.raises(
+            DataError, match=r"task 'click': label .* in log\.csv, row 11: a regression label is a finite"
+        ):
+            read([bad], kind="regression")
+    with pytest.raises(DataError, match=r"task 'click': 'long' in log\.csv, row 12 is not a number"):
+        read(["1", "long"], kind="regression")
+
+
+def test_a_task_is_defined_where_its_space_is_1_all_the_way_up() -> None:
+    wanted = schema(
+        {"name": "click", "kind": "binary", "label": "c"},
+        {"name": "cart", "kind": "binary", "label": "k", "space": "click"},
+        {"name": "spend", "kind": "regression", "label": "s", "space": "cart"},
+    )
+    rows = {"c": [0, 1, 1, 1, None, 1], "k": [1, 0, 1, 1, 1, None], "s": [9.0, 9.0, 9.0, None, 9.0, 9.0]}
+    labels = read_labels(wanted, pa.table(rows), "log.csv")
+    defined = {name: np.flatnonzero(mask).tolist() for name, mask in defined_rows(wanted, labels).items()}
+    assert defined == {"click": [0, 1, 2, 3, 5], "cart": [1, 2, 3], "spend": [2]}
+
+
+def test_the_labels_column_has_nulls_inside_its_lists() -> None:
+    array = to_array({"a": np.array([1.0, NAN]), "b": np.array([NAN, 0.5])})
+    assert array.type == pa.list_(pa.float32(), 2)
+    assert array.to_pylist() == [[1.0, None], [None, 0.5]]
+    assert array.null_count == 0
