@@ -1,6 +1,7 @@
 """Runs a stage's work items as Ray tasks, one per item: on this machine, or on a cluster that is already there."""
 
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -13,6 +14,7 @@ from pipeline.executor import Item, Result
 OBJECT_STORE_BYTES = 200 << 20
 # Items that wait on the cluster per CPU, so that a worker need not wait for the next one.
 TASKS_PER_CPU = 2
+CONNECT_SECONDS = 10
 
 
 def _call(function: Callable[[Any], Any], item: Any) -> Any:
@@ -31,6 +33,8 @@ class RayExecutor:
         self._started = False
 
     def __enter__(self) -> Self:
+        if self._address:
+            _check_reachable(self._address)
         # Both are read when Ray is first imported.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if self._address is None:
@@ -39,7 +43,7 @@ class RayExecutor:
 
         if ray.is_initialized():
             return self
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "WARNING"}
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if self._address is None:
             options |= {
                 "address": "local",
@@ -89,6 +93,19 @@ class RayExecutor:
         finally:
             for reference in in_flight:
                 ray.cancel(reference)
+
+
+def _check_reachable(address: str) -> None:
+    """Raises a SetupError at once where nothing listens; Ray itself tries for minutes, and says nothing."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise SetupError(
+            f"nothing answers at cluster.address {address}: {error}", "start the cluster there, or correct the address"
+        ) from error
 
 
 def _result_of(reference: Any) -> Any:

@@ -1,7 +1,7 @@
 """Finds, before any work, an installation or a machine that Gatehouse cannot run on, and says what mends it.
 
-`require_setup` is the part that a job starts with: it reads package metadata only, in milliseconds. `check_setup` is the
-whole list for `gatehouse doctor`: it imports torch, runs an operation of each library, and looks at the machine.
+`require_setup` is the part that a job starts with: it reads package metadata only, in milliseconds. `check_setup` is
+the whole list for `gatehouse doctor`: it imports torch, runs an operation of each library, and looks at the machine.
 """
 
 import importlib
@@ -21,6 +21,9 @@ PYTHON = (3, 11)
 TRIPLE = {"torch": "2.13.0", "torchrec": "1.8.0", "fbgemm-gpu-cpu": "1.8.0", "fbgemm-gpu": "1.8.0"}
 FBGEMM_CPU, FBGEMM_CUDA = "fbgemm-gpu-cpu", "fbgemm-gpu"
 LIBRARIES = ("pyarrow", "pydantic", "ray")
+# The CUDA fbgemm links against a library of the driver, so that without a GPU it does not import.
+DRIVER_LIBRARY = "libnvidia-ml"
+DRIVER_FIX = "see what nvidia-smi says of the driver; for the CPU: rm -rf .venv && make set-up ACCELERATOR=cpu"
 LOCKS = Path(__file__).resolve().parent.parent / "infra" / "locks"
 
 GIB = 1 << 30
@@ -112,8 +115,8 @@ def check_setup() -> list[Check]:
     rebuild = rebuild_command(accelerator)
     checks += [
         _attempt("torch runs", _run_torch, rebuild),
-        _attempt("torchrec imports", _import_torchrec, rebuild),
         _attempt("fbgemm runs", _run_fbgemm, rebuild),
+        _attempt("torchrec imports", _import_torchrec, rebuild),
         _check_gpus(accelerator),
         *_check_machine(),
     ]
@@ -150,10 +153,13 @@ def _attempt(name: str, action: Callable[[], str], fix: str) -> Check:
     try:
         return Check(name, True, action())
     except Exception as error:  # a mismatched build raises anything from ImportError to AttributeError
-        return Check(name, False, _first_line(error), fix)
+        found = _first_line(error)
+        return Check(name, False, found, DRIVER_FIX if DRIVER_LIBRARY in found else fix)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
+    while error.__cause__:  # "could not load" says less than what it was raised from
+        error = error.__cause__
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
@@ -188,7 +194,7 @@ def _check_gpus(accelerator: str) -> Check:
     except Exception as error:
         return Check("GPUs", False, _first_line(error), rebuild_command(accelerator))
     if num_gpus == 0 and accelerator == "cuda":
-        return Check("GPUs", False, "none seen by the CUDA packages", "see what nvidia-smi says of the driver")
+        return Check("GPUs", False, "none seen by the CUDA packages", DRIVER_FIX)
     if num_gpus and accelerator == "cpu":  # a CUDA torch with fbgemm's CPU operators: tables cannot go on the GPU
         return Check("GPUs", False, f"{num_gpus} seen, not used by the CPU packages", rebuild_command("cuda"))
     return Check("GPUs", True, f"{num_gpus} seen: {', '.join(names)}" if names else "none seen")

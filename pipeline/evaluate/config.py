@@ -17,4 +17,4 @@ class TruthConfig(Section):
 class EvaluateConfig(Section):
     split: Literal["validation", "test"] = "test"
     batch_size: int = Field(8192, ge=1)
-    truth: TruthConfig | None = Field(None, description="known for simulated logs only: gives the best reachable values")
+    truth: TruthConfig | None = Field(None, description="of a simulated log: gives the best reachable values")

@@ -69,7 +69,7 @@ class Metric:
 
 
 class CalibrationBucket(TypedDict):
-    """Rows with similar predictions; low and high bound the rate of positives with 95 % confidence."""
+    """Rows with similar predictions; low and high bound the rate of positives with 95% confidence."""
 
     rows: int
     mean_prediction: float

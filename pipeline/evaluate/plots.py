@@ -56,7 +56,7 @@ def draw_calibration(task: Mapping[str, Any]) -> str:
             figure,
             f"calibration of {task['name']}",
             f"{len(curve)} buckets with mean predictions from {x.min():.4f} to {x.max():.4f}; in {inside} of them the "
-            f"mean prediction lies inside the 95 % interval of the share of positives.",
+            f"mean prediction lies inside the 95% interval of the share of positives.",
         )
 
 

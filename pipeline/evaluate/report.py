@@ -81,18 +81,22 @@ def build_report(
 
 
 def summary_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Headers and one row per measured task, as text for a terminal; a dash is undefined, and empty does not apply."""
+    """Headers and one row per measured task, as text for a terminal; a dash is undefined, and empty does not apply.
+
+    The best reachable AUC and the fraction of it follow the AUC where a truth is known for some task.
+    """
     names = _metric_names(report["tasks"])
+    has_best = any(task["metrics"].get("auc", {}).get("best") is not None for task in report["tasks"])
     headers = ["task", "measured on", "rows", "positives"]
     for name in names:
-        headers += [_label(name), "best", "reached"] if name == "auc" else [_label(name)]
+        headers += [_label(name), "best", "reached"] if name == "auc" and has_best else [_label(name)]
     rows = []
     for task in report["tasks"]:
         row = [task["name"], _measured_on(task), f"{task['rows']:,}", _format_count(task["positives"])]
         for name in names:
             metric = task["metrics"].get(name)
             row.append(_format_value(metric["value"]) if metric else "")
-            if name == "auc":
+            if name == "auc" and has_best:
                 row.append(_format_value(metric["best"]) if metric else "")
                 row.append(_format_fraction(metric["fraction_of_best"]) if metric else "")
         rows.append(row)
@@ -161,13 +165,14 @@ def _table(tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "rows": rows,
         "explanations": [(_label(name), _explain(name)) for name in names],
         "has_best": any(cell["best"] is not None for row in rows for cell in row["cells"]),
+        "has_fraction": any(cell["fraction_of_best"] is not None for row in rows for cell in row["cells"]),
     }
 
 
 def _calibration_figure(task: Mapping[str, Any]) -> dict[str, str]:
     caption = (
         f"A dot above the dashed line means that {task['name']} happened more often than predicted; each dot stands "
-        f"for about the same number of rows, and its bar is a 95 % interval."
+        f"for about the same number of rows, and its bar is a 95% interval."
     )
     return {
         "title": task["name"],

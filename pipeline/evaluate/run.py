@@ -134,7 +134,7 @@ def _select(
 
 
 def _group(scored: Scored) -> NDArray[Any] | None:
-    """A number per row, equal for rows of the same user, -1 for rows without one."""
+    """The user of each row: a number, or the user key itself, None where a row has no user."""
     name = KEY_PREFIX + "user"
     if name not in scored.keys.column_names:
         return None

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import ArtifactError, DataError
 from pipeline.files import write_json
-from pipeline.preprocess import labels
+from pipeline.preprocess.labels import read_labels, to_array
 from pipeline.preprocess.normalize import Normalization, Numbers, clip_and_log, parse_numbers, standardise
 from pipeline.preprocess.sources import file_of, locate
 from pipeline.preprocess.text import Codes, as_codes, is_list
@@ -142,8 +142,8 @@ class FittedTransform:
         if isinstance(feature, CategoricalFeature):
             return pa.array(encode(read_codes(table, feature, source), encoding))
         lists = read_lists(table, feature, source)
-        offsets = np.append(0, np.cumsum(lists.lengths)).astype(np.int32)
-        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(encode(lists.values, encoding)))
+        offsets = pa.array(np.append(0, np.cumsum(lists.lengths))).cast(pa.int32())
+        return pa.ListArray.from_arrays(offsets, pa.array(encode(lists.values, encoding)))
 
     def _encode_dense(self, table: pa.Table, source: str, first_row: int) -> pa.Array:
         inputs = np.zeros((table.num_rows, len(self.schema.dense_names)), np.float32)
@@ -161,8 +161,8 @@ class FittedTransform:
         return pa.FixedSizeListArray.from_arrays(pa.array(inputs.reshape(-1)), inputs.shape[1])
 
     def encode_labels(self, table: pa.Table, source: str, first_row: int = 0) -> pa.Array:
-        """The `labels` column of a shard; see `labels.read_labels`."""
-        return labels.to_array(labels.read_labels(self.schema, table, source, first_row))
+        """The `labels` column of a shard; see `read_labels` for `source`, `first_row` and the errors."""
+        return to_array(read_labels(self.schema, table, source, first_row))
 
     def save(self, dataset_dir: Path) -> None:
         """Writes `vocabularies/`: one Arrow file per table with a vocabulary, and the normalizations."""

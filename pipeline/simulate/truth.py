@@ -15,7 +15,7 @@ from pipeline.simulate.world import DAY_US, MEAN_LOG_DURATION, NUM_TASTES, Float
 
 TASKS = ("click", "like", "purchase", "watch")
 # The mean outcome of each task (for `watch` the watched fraction of the duration), and the deviation of its logit.
-MEANS = (0.30, 0.20, 0.12, 0.45)
+MEANS = (0.30, 0.20, 0.14, 0.45)
 SPREADS = (1.45, 1.40, 1.40, 0.80)
 DRIFT_RADIANS_PER_DAY = 0.02
 
@@ -24,9 +24,9 @@ DRIFT_RADIANS_PER_DAY = 0.02
 STRENGTHS = {
     **{"age": 0.8, "age_bump": 0.8, "country": 1.0, "activity": 0.8, "user_id": 0.2},
     **{"category": 1.2, "tags": 0.8, "price": 1.0, "duration": 1.0, "author_id": 0.4, "item_id": 0.3},
-    **{f"taste_{i}": 0.5 for i in range(NUM_TASTES)},
-    **{"country_x_category": 0.4, "age_x_price": 0.6},
-    **{"device": 1.0, "device_x_duration": 0.7, "hour_cos": 0.8, "hour_sin": 0.8, "freshness": 0.2},
+    **{f"taste_{i}": 0.4 for i in range(NUM_TASTES)},
+    **{"country_x_category": 0.3, "age_x_price": 0.5},
+    **{"device": 1.0, "device_x_duration": 0.6, "hour_cos": 0.8, "hour_sin": 0.8, "freshness": 0.2},
 }
 
 

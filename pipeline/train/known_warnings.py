@@ -11,7 +11,7 @@ _WARNINGS = (
     (r"Please use DTensor instead and we are deprecating ShardedTensor", FutureWarning),
     (r"`broadcast_buffers` is deprecated", FutureWarning),
     (r"HeuristicalStorageReservation is known to cause issues", FutureWarning),
-    (r"torch.distributed.checkpoint. is disabled, unavailable or uninitialized", UserWarning),
+    (r"torch.distributed is disabled, unavailable or uninitialized, assuming the intent is to load in a single", UserWarning),
     # Read-only Arrow memory becomes tensors that are never written to.
     (r"The given NumPy array is not writable", UserWarning),
 )

@@ -109,6 +109,18 @@ def test_a_library_that_does_not_import_is_a_fault_and_not_a_traceback(
     assert check.found == "OSError: undefined symbol: _ZN3c10"
 
 
+def test_a_missing_driver_is_named_instead_of_the_library_that_needs_it() -> None:
+    def load_fbgemm() -> str:
+        try:
+            raise OSError("libnvidia-ml.so.1: cannot open shared object file")
+        except OSError as error:
+            raise OSError("Could not load this library: fbgemm_gpu_py.so") from error
+
+    check = doctor._attempt("fbgemm runs", load_fbgemm, REBUILD)
+    assert check.found.startswith("OSError: libnvidia-ml.so.1")
+    assert check.fix == doctor.DRIVER_FIX
+
+
 def test_a_library_that_differs_from_the_lock_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "cpu.lock").write_text("pyarrow==1.0.0\n")
     monkeypatch.setattr(doctor, "LOCKS", tmp_path)

@@ -1,7 +1,8 @@
-"""Each metric by hand, against scikit-learn or scipy, and against a naive second implementation."""
+"""Each metric by hand, against scikit-learn, and against a naive second implementation."""
 
 import itertools
 import math
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
 from sklearn import metrics as reference
 
 from pipeline.evaluate.metrics import (
@@ -222,7 +222,7 @@ def test_best_is_known_even_where_the_predictions_are_not_finite() -> None:
     ],
 )
 def test_rows_that_do_not_fit_together_are_refused(columns: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="label|group|truth"):
+    with pytest.raises(ValueError, match=r"label|group|truth"):
         make(**columns)
 
 
@@ -242,12 +242,15 @@ def test_calibration_buckets_partition_the_rows_and_never_split_a_tie(
     ends = np.cumsum([bucket["rows"] for bucket in curve])
     assert ends[-1] == len(rows)
     for bucket, part in zip(curve, np.split(order, ends[:-1]), strict=True):
-        num_positives = int(label[part].sum())
-        interval = binomtest(num_positives, len(part)).proportion_ci(method="wilson")
+        rate = label[part].mean()
         assert bucket["mean_prediction"] == pytest.approx(prediction[part].mean(), abs=1e-12)
-        assert bucket["mean_label"] == pytest.approx(num_positives / len(part), abs=1e-12)
-        assert (bucket["low"], bucket["high"]) == pytest.approx((interval.low, interval.high), abs=1e-9)
-        assert bucket["low"] <= bucket["mean_label"] <= bucket["high"]
+        assert bucket["mean_label"] == pytest.approx(rate, abs=1e-12)
+        assert 0 <= bucket["low"] <= bucket["mean_label"] <= bucket["high"] <= 1
+        assert bucket["low"] < bucket["high"]
+        # A Wilson bound is the rate from which the observed one lies 1.96 standard deviations away.
+        for bound in (bucket["low"], bucket["high"]):
+            variance = bound * (1 - bound) / len(part)
+            assert (rate - bound) ** 2 == pytest.approx(NormalDist().inv_cdf(0.975) ** 2 * variance, abs=1e-12)
     assert all(prediction[order[end - 1]] < prediction[order[end]] for end in ends[:-1]), (
         "a bucket ends inside a run of equal predictions"
     )
@@ -258,6 +261,13 @@ def test_calibration_buckets_of_distinct_predictions_have_equal_counts() -> None
     curve = calibration_curve(make(rng.random(1003), rng.random(1003) < 0.3))
     assert {bucket["rows"] for bucket in curve} == {50, 51}
     assert len(curve) == 20
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_the_interval_of_a_bucket_with_one_class_ends_exactly_at_its_rate(label: int) -> None:
+    for num_rows in range(1, 40):
+        (bucket,) = calibration_curve(make(np.full(num_rows, 0.5), np.full(num_rows, label)))
+        assert bucket["high" if label else "low"] == label
 
 
 def test_there_is_no_calibration_curve_without_finite_rows() -> None:

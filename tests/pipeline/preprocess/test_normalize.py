@@ -63,7 +63,7 @@ def test_a_text_that_is_no_number_is_named_with_its_row(bad: int) -> None:
 
 @pytest.mark.parametrize("values", [[[1.0]], [{"a": 1}]])
 def test_a_column_of_another_type_holds_no_numbers(values: list[Any]) -> None:
-    with pytest.raises(DataError, match="feature 'x': column 'x' of log.csv has type"):
+    with pytest.raises(DataError, match=r"feature 'x': column 'x' of log\.csv has type"):
         parse(pa.array(values))
 
 

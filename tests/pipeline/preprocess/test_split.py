@@ -62,13 +62,13 @@ def test_texts_are_compared_as_texts() -> None:
     ],
 )
 def test_boundaries_that_cannot_be_compared_are_one_clear_error(values: pa.Array, first: Any, second: Any) -> None:
-    with pytest.raises(ConfigError, match="the boundaries cannot be compared with column 't' of type .* which holds"):
+    with pytest.raises(ConfigError, match=r"the boundaries cannot be compared with column 't' of type .* which holds"):
         by_time(values, first, second)
 
 
 @pytest.mark.parametrize(("first", "second"), [(20, 10), (10, 10), ("2022-04-04", TIMES[1]), ("w2", "w1")])
 def test_boundaries_in_the_wrong_order_are_refused(first: Any, second: Any) -> None:
-    with pytest.raises(ConfigError, match="validation_from .* is not before test_from"):
+    with pytest.raises(ConfigError, match=r"validation_from .* is not before test_from"):
         by_time(pa.array([1]), first, second)
 
 

@@ -60,7 +60,7 @@ def test_chunks_do_not_matter(chunks: list[list[int | None]]) -> None:
 
 
 def test_a_list_has_no_text() -> None:
-    with pytest.raises(DataError, match="column 'x' has type list.*one value per row"):
+    with pytest.raises(DataError, match=r"column 'x' has type list.*one value per row"):
         as_codes(pa.array([[1]]), "column 'x'")
 
 

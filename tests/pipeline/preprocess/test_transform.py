@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.errors import ArtifactError, DataError
 from pipeline.preprocess.normalize import Normalization
 from pipeline.preprocess.transform import FittedTransform, read_lists
-from pipeline.preprocess.vocabulary import HashBuckets, Vocabulary
+from pipeline.preprocess.vocabulary import Encoding, HashBuckets, Vocabulary
 from pipeline.schema import Schema
 from pipeline.shards.manifest import shard_schema
 
@@ -32,7 +32,7 @@ SCHEMA = Schema.model_validate(
 
 def fitted(values: tuple[str, ...] = ("a", "b", "3")) -> FittedTransform:
     counts = pa.table({"value": values, "count": range(len(values), 0, -1)})
-    encodings = {"item": Vocabulary.select(counts, 1, None), "user": HashBuckets(4)}
+    encodings: dict[str, Encoding] = {"item": Vocabulary.select(counts, 1, None), "user": HashBuckets(4)}
     return FittedTransform(
         SCHEMA, encodings, {name: Normalization(mean=10.0, deviation=2.0) for name in ("price", "raw")}
     )
@@ -40,7 +40,7 @@ def fitted(values: tuple[str, ...] = ("a", "b", "3")) -> FittedTransform:
 
 def encode(**columns: Any) -> pa.Table:
     rows = len(next(iter(columns.values())))
-    blank = {"item": ["a"], "price": [1.0], "seen": [["a"]], "user": [1], "raw": [0.0]}
+    blank: dict[str, list[Any]] = {"item": ["a"], "price": [1.0], "seen": [["a"]], "user": [1], "raw": [0.0]}
     raw = {name: columns.get(name, values * rows) for name, values in blank.items()}
     return fitted().encode_features(pa.table(raw), "log.csv")
 

@@ -1,0 +1,55 @@
+"""`gatehouse VERB --config run.yaml --set a.b=c`: the command line; each verb is one file of this package."""
+
+import os
+import sys
+import traceback
+
+import typer
+
+from jobs import doctor, evaluate, preprocess, run, score, simulate, train
+from pipeline.errors import GatehouseError
+
+INTERRUPTED_EXIT_CODE = 130
+# OpenMP threads that spin while they wait make a training step tens of times slower on a machine with other work.
+# Read when torch is loaded, which no module does before a verb runs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+app = typer.Typer(
+    name="gatehouse",
+    help="Distributed multi-task recommendation: raw logs to ranked candidates.",
+    epilog="Add --debug to any verb to see the traceback of a failure.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for verb in (run, simulate, preprocess, train, evaluate, score, doctor):
+    app.command(verb.__name__.rpartition(".")[2])(verb.main)
+
+
+def main() -> None:
+    """Runs one verb and leaves with its exit code; a failure is one message on standard error."""
+    arguments = sys.argv[1:]
+    is_debug = "--debug" in arguments
+    try:
+        app([argument for argument in arguments if argument != "--debug"])
+    except GatehouseError as error:
+        if is_debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(INTERRUPTED_EXIT_CODE)
+    except Exception as error:
+        if is_debug:
+            traceback.print_exc()
+        first_line = (str(error).splitlines() or [""])[0]
+        print(
+            f"error: {type(error).__name__}: {first_line}. This is a fault of Gatehouse; --debug shows where.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

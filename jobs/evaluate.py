@@ -1,0 +1,19 @@
+"""`gatehouse evaluate`: a checkpoint to a report."""
+
+from pathlib import Path
+
+from jobs.options import Checkpoint, ConfigPath, Overrides, load
+from jobs.terminal import print_report, screen
+
+
+def main(config: ConfigPath, set_: Overrides = None, checkpoint: Checkpoint = None) -> None:
+    """Measure a checkpoint on the test split, each task on its own rows."""
+    run_config = load(config, set_)
+    from pipeline.evaluate.run import REPORT_HTML, evaluate
+
+    with screen() as shown:
+        report = evaluate(
+            run_config, checkpoint=Path(checkpoint) if checkpoint else None, progress=shown.start_stage("evaluate")
+        )
+    print_report(report)
+    print(f"report: {run_config.report_dir / REPORT_HTML}")

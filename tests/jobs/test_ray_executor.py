@@ -1,0 +1,88 @@
+"""The Ray executor: order, errors as they were raised, and a cluster that only this machine can reach."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.ray_executor import RayExecutor
+from pipeline.errors import DataError, SetupError
+
+pytestmark = pytest.mark.ray
+
+
+def make_square() -> Callable[[int], int]:
+    """A function that travels to the workers whole: they cannot import this module."""
+
+    def square(number: int) -> int:
+        if number == 13:
+            raise DataError("number 13 is in the data", "remove it")
+        if number == 14:
+            raise ZeroDivisionError("a mistake of the program")
+        return number * number
+
+    return square
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[RayExecutor]:
+    with RayExecutor(address=None, num_cpus=2) as started:
+        yield started
+
+
+def test_results_come_in_the_order_of_the_items(executor: RayExecutor) -> None:
+    assert list(executor.map(make_square(), range(11))) == [number * number for number in range(11)]
+    assert list(executor.map(make_square(), [])) == []
+
+
+def test_an_error_of_a_task_is_raised_as_it_was(executor: RayExecutor) -> None:
+    results = executor.map(make_square(), [3, 13, 4, 5, 6, 7])
+    assert next(results) == 9
+    with pytest.raises(DataError) as caught:
+        next(results)
+    assert type(caught.value) is DataError
+    assert (caught.value.what, caught.value.fix) == ("number 13 is in the data", "remove it")
+    with pytest.raises(ZeroDivisionError):
+        list(executor.map(make_square(), [14]))
+
+
+def test_a_worker_that_keeps_dying_is_one_message(executor: RayExecutor) -> None:
+    with pytest.raises(SetupError, match="a worker process ended in the middle of its work"):
+        list(executor.map(os._exit, [1]))
+
+
+def descendants(process: int) -> list[int]:
+    children = [
+        int(line) for file in Path(f"/proc/{process}/task").glob("*/children") for line in file.read_text().split()
+    ]
+    return [process, *(found for child in children for found in descendants(child))]
+
+
+def listening_addresses(processes: list[int]) -> set[str]:
+    """The local IPv4 addresses, and IPv6 ones with the prefix 6:, as the kernel writes them."""
+    sockets = set()
+    for process in processes:
+        for file in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                sockets.add(os.readlink(file).removeprefix("socket:[").removesuffix("]"))
+    lines = [("", line) for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    lines += [("6:", line) for line in Path("/proc/net/tcp6").read_text().splitlines()[1:]]
+    rows = [(prefix, line.split()) for prefix, line in lines]
+    return {prefix + row[1].split(":")[0] for prefix, row in rows if row[3] == "0A" and row[9] in sockets}
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp6").exists(), reason="reads the sockets of Linux")
+def test_every_port_of_the_cluster_is_on_loopback(executor: RayExecutor) -> None:
+    list(executor.map(make_square(), range(4)))
+    addresses = listening_addresses(descendants(os.getpid()))
+    assert addresses
+    # 127.0.0.1, ::1 and ::ffff:127.0.0.1
+    loopback = {"0100007F", "6:" + "0" * 24 + "01000000", "6:" + "0" * 16 + "FFFF0000" + "0100007F"}
+    assert addresses <= loopback
+
+
+def test_a_cluster_that_is_not_there_is_one_message() -> None:
+    with pytest.raises(SetupError, match=r"nothing answers at cluster\.address 127\.0\.0\.1:1"):
+        RayExecutor("127.0.0.1:1", 1).__enter__()

@@ -1,0 +1,359 @@
+"""The whole stage on a small log: what it writes by hand, every format and executor alike, each mistake by name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from small_logs import NUM_ROWS, log_columns, make_config, read_split, run, schema_section, write_rows
+
+from jobs.ray_executor import RayExecutor
+from pipeline.errors import ConfigError, DataError, UsageError
+from pipeline.executor import InProcessExecutor
+from pipeline.files import sha256_of
+from pipeline.preprocess.run import preprocess
+from pipeline.preprocess.transform import FittedTransform
+from pipeline.run_config import RunConfig
+from pipeline.shards.manifest import DatasetIndex, read_index, verify_shards
+
+
+def prepare(folder: Path, columns: dict[str, Any] | None = None, **sections: Any) -> RunConfig:
+    write_rows(folder / "log.parquet", columns or log_columns())
+    return make_config(folder, **sections)
+
+
+def content_of(folder: Path) -> dict[str, str]:
+    return {str(file.relative_to(folder)): sha256_of(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def statistics(config: RunConfig) -> Any:
+    return json.loads((config.dataset_dir / "statistics.json").read_bytes())
+
+
+def vocabulary(config: RunConfig, table: str) -> dict[str, int]:
+    with pa.ipc.open_file(config.dataset_dir / "vocabularies" / f"{table}.arrow") as reader:
+        columns = reader.read_all().to_pydict()
+    return dict(zip(columns["value"], columns["count"], strict=True))
+
+
+def without(column: str, row: int, value: Any) -> dict[str, list[Any]]:
+    columns = log_columns()
+    columns[column][row] = value
+    return columns
+
+
+def test_a_small_log_is_encoded_as_by_hand(tmp_path: Path) -> None:
+    config = prepare(tmp_path)
+    index = run(config)
+    assert read_index(config.dataset_dir) == index
+    verify_shards(config.dataset_dir, list(index.shards))
+    assert [(shard.path, shard.rows) for shard in index.shards] == [
+        ("train-00000.arrow", 8),
+        ("train-00001.arrow", 6),
+        ("validation-00001.arrow", 2),
+        ("validation-00002.arrow", 1),
+        ("test-00002.arrow", 3),
+    ]
+    # Rows 0-13: items 1, 0, 2 at odd rows; each even row has an item of its own, which min_count leaves out.
+    assert vocabulary(config, "item") == {"1": 3, "0": 2, "2": 2}
+    assert vocabulary(config, "tags") == {"red": 13, "blue": 7}
+    assert index.table_rows == {"item": 5, "city": 5, "tags": 4, "user_bucket": 10}
+    assert index.time_range == ("0", "19")
+    test = read_split(config, index, "test")
+    assert test.column_names[:4] == ["sparse_item", "sparse_city", "sparse_tags", "sparse_user_bucket"]
+    assert test["sparse_item"].to_pylist() == [4, 0, 2]
+    assert test["sparse_tags"].to_pylist() == [[2, 3], [2], [2, 3]]
+    assert test["labels"].to_pylist() == [[1.0, 1.0, 17.0], [0.0, 0.0, 18.0], [1.0, 0.0, 19.0]]
+    assert test["key_user"].to_pylist() == [1, 2, 3]
+    # Prices of rows 0-13 without row 3: mean 7.269, deviation 4.060.
+    assert [round(value, 3) for value in test["dense"].to_pylist()[0]] == [2.52, 0.0]
+
+
+def test_label_statistics_are_over_the_rows_where_a_task_is_defined(tmp_path: Path) -> None:
+    labels = run(prepare(tmp_path)).label_statistics
+    assert (labels["click"].rows, labels["click"].mean) == (14, 0.5)
+    assert (labels["like"].rows, labels["like"].mean) == (7, 4 / 7)
+    assert labels["dwell"].rows == 13
+
+
+def test_statistics_tell_what_became_of_the_log(tmp_path: Path) -> None:
+    write_rows(tmp_path / "users.csv", {"user": [0, 1, 2], "age": [10, 20, 30]})
+    schema = schema_section()
+    schema["features"].append({"name": "age", "kind": "numeric"})
+    columns = log_columns()
+    columns["price"][18] = float("inf")
+    config = prepare(tmp_path, columns, schema=schema, tables=[{"path": "users.csv", "key": "user"}])
+    run(config)
+    found = statistics(config)
+    assert found["rows"] == {"train": 14, "validation": 3, "test": 3}
+    assert found["features"]["item"]["unseen"] == {"train": 7, "validation": 2, "test": 1}
+    assert found["features"]["item"]["unseen_fraction"]["train"] == 0.5
+    assert found["features"]["city"]["nulls"] == {"train": 2, "validation": 1, "test": 0}
+    assert found["features"]["tags"]["null_lists"] == {"train": 1, "validation": 0, "test": 0}
+    assert found["features"]["price"]["non_finite"] == {"train": 0, "validation": 0, "test": 1}
+    assert found["features"]["age"]["nulls"] == {"train": 3, "validation": 1, "test": 1}
+    assert found["tables"]["item"] == {"rows": 5, "distinct_values": 10, "kept_values": 3}
+    assert found["tables"]["user_bucket"] == {"rows": 10}
+    (table,) = found["joined_tables"].values()
+    assert table["missing_keys"] == {"train": 3, "validation": 1, "test": 1}
+    assert found["tasks"]["like"]["rows"] == {"train": 7, "validation": 1, "test": 2}
+    assert found["tasks"]["dwell"]["nulls"]["train"] == 1
+
+
+@pytest.mark.parametrize("log", ["log.arrow", "log.csv", "log.csv.gz", "log.jsonl", "parts"])
+def test_each_format_gives_the_same_rows(tmp_path: Path, log: str) -> None:
+    expected_config = prepare(tmp_path / "expected")
+    expected = run(expected_config)
+    columns = log_columns()
+    if log == "parts":
+        for part in range(2):
+            rows = slice(part * 10, part * 10 + 10)
+            write_rows(tmp_path / log / f"{part}.csv", {name: values[rows] for name, values in columns.items()})
+    else:
+        write_rows(tmp_path / log, columns)
+    config = make_config(tmp_path, log)
+    index = run(config)
+    assert vocabulary(config, "item") == vocabulary(expected_config, "item")
+    for split in ("train", "validation", "test"):
+        found = read_split(config, index, split)
+        wanted = read_split(expected_config, expected, split)
+        assert found.drop_columns("dense").equals(wanted.drop_columns("dense"))
+        # A text file is one partition, and sums over other partitions round differently.
+        for mine, theirs in zip(found["dense"].to_pylist(), wanted["dense"].to_pylist(), strict=True):
+            assert mine == pytest.approx(theirs, abs=1e-6)
+
+
+def test_a_second_run_writes_the_same_bytes(tmp_path: Path) -> None:
+    config = prepare(tmp_path)
+    run(config)
+    first = content_of(config.dataset_dir)
+    run(config, overwrite=True)
+    assert content_of(config.dataset_dir) == first
+    assert sorted(first)[:2] == ["index.json", "statistics.json"]
+
+
+@pytest.mark.ray
+def test_ray_workers_write_the_bytes_of_one_process(tmp_path: Path) -> None:
+    config = prepare(tmp_path, rows_per_partition=3)
+    run(config)
+    expected = content_of(config.dataset_dir)
+    seen: list[tuple[str, int, int]] = []
+    with RayExecutor(address=None, num_cpus=2) as executor:
+        preprocess(config, executor, lambda what, done, total: seen.append((what, done, total)), overwrite=True)
+        assert content_of(config.dataset_dir) == expected
+        write_rows(tmp_path / "log.parquet", without("click", 18, 2))
+        with pytest.raises(DataError, match=r"task 'click': label 2 in .*log\.parquet, row 19"):
+            preprocess(config, executor, overwrite=True)
+    assert seen[:3] == [("partitions read", done, 3) for done in (1, 2, 3)]
+
+
+def test_statistics_come_from_training_rows_only(tmp_path: Path) -> None:
+    config = prepare(tmp_path)
+    before = run(config)
+    columns = log_columns()
+    for row in range(14, NUM_ROWS):
+        columns["item"][row], columns["city"][row], columns["price"][row] = 555, "oslo", 1e6
+    write_rows(tmp_path / "log.parquet", columns)
+    after = run(config, overwrite=True)
+    assert after.vocabulary_version == before.vocabulary_version
+    assert after.label_statistics == before.label_statistics
+    assert [s.sha256 for s in after.of_split("train")] == [s.sha256 for s in before.of_split("train")]
+    assert read_split(config, after, "test")["sparse_city"].to_pylist() == [0, 0, 0]
+
+
+def test_features_that_share_a_table_share_its_rows_and_counts(tmp_path: Path) -> None:
+    schema = schema_section()
+    schema["features"].append({"name": "seen", "kind": "history", "table": "item"})
+    columns = log_columns() | {"seen": [[7, 7, 1] if row % 2 else [] for row in range(NUM_ROWS)]}
+    config = prepare(tmp_path, columns, schema=schema)
+    index = run(config)
+    assert vocabulary(config, "item") == {"7": 14, "1": 10, "0": 2, "2": 2}
+    test = read_split(config, index, "test")
+    assert test["sparse_seen"].to_pylist() == [[2, 2, 3], [], [2, 2, 3]]
+    assert test["sparse_item"].to_pylist() == [5, 0, 3]
+
+
+def test_the_transform_encodes_rows_without_labels_as_the_dataset_has_them(tmp_path: Path) -> None:
+    config = prepare(tmp_path)
+    index = run(config)
+    fitted = FittedTransform.load(config.dataset_dir, config.data_schema, index.vocabulary_version)
+    raw = pa.table({name: log_columns()[name][17:] for name in ("item", "city", "tags", "user", "price")})
+    encoded = fitted.encode_features(raw, "candidates")
+    assert encoded.equals(read_split(config, index, "test").select(encoded.column_names))
+
+
+def test_hash_and_order_splits_cover_every_row(tmp_path: Path) -> None:
+    for split in (
+        {"kind": "order", "validation_fraction": 0.2, "test_fraction": 0.25},
+        {"kind": "hash", "column": "minute", "validation_fraction": 0.3, "test_fraction": 0.3},
+    ):
+        config = prepare(tmp_path, split=split)
+        index = run(config, overwrite=True)
+        times = {
+            name: read_split(config, index, name)["key_time"].to_pylist() for name in ("train", "validation", "test")
+        }
+        assert sorted(time for values in times.values() for time in values) == list(range(NUM_ROWS))
+        if split["kind"] == "order":
+            assert times["validation"] == [11, 12, 13, 14]
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ([str(row) for row in range(20)], pa.int64()),
+        ([*("1.0" for _ in range(19)), None], pa.int64()),
+        (["x", *(str(row) for row in range(19))], pa.string()),
+        (["007", *(str(row) for row in range(19))], pa.string()),
+    ],
+)
+def test_csv_keys_are_integers_when_all_files_agree(tmp_path: Path, keys: list[Any], expected: pa.DataType) -> None:
+    columns = log_columns() | {"request": keys}
+    for part in range(2):
+        rows = slice(part * 10, part * 10 + 10)
+        write_rows(tmp_path / "parts" / f"{part}.csv", {name: values[rows] for name, values in columns.items()})
+    schema = schema_section()
+    schema["keys"]["request"] = "request"
+    config = make_config(tmp_path, "parts", schema=schema)
+    index = run(config)
+    found = read_split(config, index, "test")["key_request"]
+    assert found.type == expected
+    assert [str(key) for key in found.to_pylist()] == [str(key).removesuffix(".0") for key in keys[17:]]
+
+
+def test_a_complete_dataset_is_not_overwritten_by_default(tmp_path: Path) -> None:
+    config = prepare(tmp_path)
+    run(config)
+    with pytest.raises(UsageError, match="dataset holds a complete dataset"):
+        run(config)
+
+
+def test_what_an_unfinished_attempt_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    config = prepare(tmp_path)
+    (config.dataset_dir / "vocabularies").mkdir(parents=True)
+    leftovers = ["train-00099.arrow", "statistics.json", "vocabularies/old.arrow", ".train-00001.arrow.7.partial"]
+    for name in [*leftovers, "notes.txt"]:
+        (config.dataset_dir / name).write_text("old")
+    run(config)
+    found = content_of(config.dataset_dir)
+    assert "notes.txt" in found
+    assert not {*leftovers} - {"statistics.json"} & found.keys()
+
+
+def test_a_failed_overwrite_leaves_no_index(tmp_path: Path) -> None:
+    config = prepare(tmp_path)
+    run(config)
+    write_rows(tmp_path / "log.parquet", without("click", 0, 5))
+    with pytest.raises(DataError):
+        run(config, overwrite=True)
+    assert not (config.dataset_dir / "index.json").exists()
+
+
+def test_a_workspace_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    config = prepare(tmp_path)
+    config.workspace_dir.write_text("a file is in the way")
+    with pytest.raises(UsageError, match=r"dataset cannot be written"):
+        run(config)
+
+
+def test_a_file_without_rows_among_others_changes_nothing(tmp_path: Path) -> None:
+    columns = log_columns()
+    for name, rows in (("a.parquet", 20), ("b.parquet", 0)):
+        write_rows(tmp_path / "parts" / name, {column: values[:rows] for column, values in columns.items()})
+    for name, rows in (("a.csv", 20), ("b.csv", 0)):
+        write_rows(tmp_path / "texts" / name, {column: values[:rows] for column, values in columns.items()})
+    assert run(make_config(tmp_path, "parts")).num_rows("train") == 14
+    assert run(make_config(tmp_path, "texts"), overwrite=True).num_rows("train") == 14
+
+
+def fails(folder: Path, error: type[Exception], message: str, columns: Any = None, **sections: Any) -> None:
+    config = prepare(folder, columns, **sections)
+    with pytest.raises(error, match=message):
+        run(config)
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value", "message"),
+    [
+        ("click", 10, 2, r"task 'click': label 2 in .*log\.parquet, row 11: a binary label is 0, 1 or null"),
+        ("like", 19, -1, r"task 'like': label -1 in .*log\.parquet, row 20: a binary label is 0, 1 or null"),
+        (
+            "dwell",
+            9,
+            float("nan"),
+            r"task 'dwell': label nan in .*log\.parquet, row 10: a regression label is a finite",
+        ),
+        ("minute", 9, None, r"the split column 'minute' is null in .*log\.parquet, row 10"),
+    ],
+)
+def test_a_bad_value_is_named_with_file_and_row(
+    tmp_path: Path, column: str, row: int, value: Any, message: str
+) -> None:
+    fails(tmp_path, DataError, message, without(column, row, value))
+
+
+def test_an_empty_split_tells_the_rows_and_the_range_of_the_column(tmp_path: Path) -> None:
+    split = {"kind": "time", "column": "minute", "validation_from": 14, "test_from": 50}
+    message = r"the test split has no row \(train 14, validation 6, test 0\); column 'minute' goes from 0 to 19"
+    fails(tmp_path, DataError, message, split=split)
+    split = {"kind": "order", "validation_fraction": 0.1, "test_fraction": 0.01}
+    fails(tmp_path, DataError, r"the test split has no row .*Change the fractions", split=split)
+
+
+def test_a_log_without_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(",".join(log_columns()) + "\n")
+    with pytest.raises(DataError, match=r"log\.csv holds no row"):
+        run(make_config(tmp_path, "log.csv"))
+    fails(
+        tmp_path, DataError, r"log\.parquet holds no row", {name: values[:0] for name, values in log_columns().items()}
+    )
+
+
+def test_a_label_that_is_null_in_training_is_refused(tmp_path: Path) -> None:
+    columns = log_columns()
+    columns["dwell"] = [None] * 14 + [1.0] * 6
+    fails(tmp_path, DataError, "task 'dwell': label column 'dwell' is null in every training row", columns)
+
+
+def test_a_task_whose_space_is_empty_in_training_is_refused(tmp_path: Path) -> None:
+    columns = log_columns() | {"click": [0] * 14 + [1] * 6}
+    fails(tmp_path, DataError, "task 'like' is defined on no training row: none has 'click' = 1 and a label", columns)
+
+
+def test_a_missing_label_column_is_named(tmp_path: Path) -> None:
+    schema = schema_section()
+    schema["tasks"][0]["label"] = "clik"
+    fails(tmp_path, DataError, r"column 'clik' is not in .*log\.parquet. Did you mean 'click'", schema=schema)
+
+
+def test_missing_inputs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the input folder .*nowhere is not there"):
+        run(make_config(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match=r"there is no file, folder or match for .*log\.parquet"):
+        run(make_config(tmp_path))
+
+
+def test_boundaries_in_the_wrong_order_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    split = {"kind": "time", "column": "minute", "validation_from": 17, "test_from": 14}
+    with pytest.raises(ConfigError, match=r"validation_from 17\.0 is not before test_from 14\.0"):
+        run(make_config(tmp_path, split=split))
+
+
+def test_a_bad_value_of_a_joined_table_names_the_table(tmp_path: Path) -> None:
+    write_rows(tmp_path / "users.csv", {"user": [0, 1], "age": ["10", "old"]})
+    schema = schema_section()
+    schema["features"].append({"name": "age", "kind": "numeric"})
+    message = r"feature 'age': 'old' in .*users\.csv, joined to .*log\.parquet, row 2 is not a number"
+    fails(tmp_path, DataError, message, schema=schema, tables=[{"path": "users.csv", "key": "user"}])
+
+
+def test_progress_tells_each_finished_partition(tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    preprocess(prepare(tmp_path), InProcessExecutor(), lambda what, done, total: seen.append((what, done, total)))
+    assert seen == [(f"partitions {verb}", done, 3) for verb in ("read", "written") for done in (1, 2, 3)]
+
+
+def test_the_index_is_what_preprocess_returns(tmp_path: Path) -> None:
+    index = run(prepare(tmp_path))
+    assert isinstance(index, DatasetIndex)
+    assert index.data_schema.fingerprint() == index.schema_fingerprint
