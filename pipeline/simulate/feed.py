@@ -19,7 +19,7 @@ TRAFFIC_BY_HOUR = (
 
 @dataclass(frozen=True)
 class Impressions:
-    """B items shown on one day (the first is 0); users, items and devices by index, times in microseconds."""
+    """B items shown on one day (the first is 0): users, items and devices by index, times in us since 1970."""
 
     day: int
     user: Ints
@@ -30,7 +30,7 @@ class Impressions:
 
 @dataclass(frozen=True)
 class Requests:
-    """R requests of one day in order of time, each with K distinct items."""
+    """R requests of one day in order of time; `item` has shape (R, K), K distinct items each."""
 
     day: int
     user: Ints
@@ -42,9 +42,7 @@ class Requests:
     def impressions(self, max_rows: int | None = None) -> Impressions:
         """The R K impressions, request by request, cut to the first `max_rows`."""
         num_shown = self.item.shape[1]
-        user_B, device_B, time_B = (
-            np.repeat(x_R, num_shown)[:max_rows] for x_R in (self.user, self.device, self.time)
-        )
+        user_B, device_B, time_B = (np.repeat(x_R, num_shown)[:max_rows] for x_R in (self.user, self.device, self.time))
         return Impressions(self.day, user_B, self.item.ravel()[:max_rows], device_B, time_B)
 
 
@@ -60,7 +58,7 @@ class Feed:
         self._day, self._num_requests, self._num_shown = day, num_requests, num_shown
         self._user_cdf = np.cumsum(world.users.activity)
         weights_N = world.items.weights(day)
-        # Twice below the limit above which one item would be shown twice in a request.
+        # Equal steps meet an item twice when it has more than 1 / num_shown of the weight: stay well below.
         num_published = np.searchsorted(self._published_N, FIRST_DAY_US + day * DAY_US)
         self._item_cdf = np.cumsum(np.minimum(weights_N, weights_N[:num_published].sum() / (2 * num_shown)))
         self._num_taken = 0

@@ -10,7 +10,7 @@ from pipeline.simulate.feed import Feed, Histories, Requests
 from pipeline.simulate.truth import TASKS, Truth
 from pipeline.simulate.world import DAY_US, DEVICES, Floats, World
 
-REQUESTS_PER_CHUNK = 10_000
+ROWS_PER_CHUNK = 100_000
 # Of the gamma distribution of watch seconds around their true mean.
 WATCH_SHAPE = 2.0
 
@@ -47,8 +47,9 @@ class Log:
         feed_rng, label_rng, watch_rng = rng.spawn(3)
         num_requests = -(-num_rows // self._items_per_request)
         feed = Feed(feed_rng, self._world, day, num_requests, self._items_per_request)
+        most_requests = max(ROWS_PER_CHUNK // self._items_per_request, 1)
         while num_rows:
-            requests = feed.take(min(REQUESTS_PER_CHUNK, -(-num_rows // self._items_per_request)))
+            requests = feed.take(min(most_requests, -(-num_rows // self._items_per_request)))
             impressions = requests.impressions(max_rows=num_rows)
             truth = self._truth.outcomes(self._world, impressions)
             labels = _draw_labels(label_rng, watch_rng, truth)
@@ -88,7 +89,7 @@ class Log:
         return pa.table({**self._context(requests, histories), "items": pa.array(items, pa.list_(pa.int64()))})
 
     def label_rates(self) -> dict[str, float | None]:
-        """The click rate over all rows, and the mean of each other label over clicked rows: null when there are none."""
+        """The click rate over all rows, and the mean of each other label over clicked rows; null without clicks."""
         clicks, *others = self._label_sums.tolist()
         rates = [total / clicks if clicks else None for total in others]
         return dict(zip(TASKS, [clicks / self._num_rows, *rates], strict=True))

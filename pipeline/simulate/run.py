@@ -15,7 +15,7 @@ from pipeline.simulate.log import LOG_SCHEMA, TRUTH_SCHEMA, Log
 from pipeline.simulate.truth import make_truth
 from pipeline.simulate.world import make_world
 
-NUM_PROBE_REQUESTS = 5_000
+NUM_PROBE_ROWS = 50_000
 MAX_DAYS = 99
 
 
@@ -49,7 +49,7 @@ class _Settings:
             is_inside = value >= low and (high is None or value <= high)
             if not is_inside:
                 bounds = f"at least {low:,}" if high is None else f"from {low} to {high}"
-                raise UsageError(f"{name} is {value}, and must be {bounds}", f"give a {name} of {bounds}")
+                raise UsageError(f"{name} is {value}, and must be {bounds}", f"choose {name} {bounds}")
 
     def rows_by_day(self) -> list[int]:
         """As equal as whole rows allow."""
@@ -73,11 +73,18 @@ def simulate(
     candidates_per_request: int = 100,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Writes a simulated world below `out`: the same arguments give the same bytes.
+    """Writes a simulated feed below `out`; the same arguments give the same bytes.
 
-    `log/day-NN.parquet` and, row for row, `truth/day-NN.parquet`; `users.parquet`, `items.parquet`, `candidates.parquet`;
-    `simulation.json`, last. `task_correlation` is the p of `pipeline/simulate/truth.py`. By default there is a user per
-    35 rows and an item per 140. `progress` is told the number of rows written since it was last called.
+    - `log/day-NN.parquet`: one row per impression with its context, the user's clicks before the request, and labels;
+      `watch_seconds` is null without a click, `like` and `purchase` are 0.
+    - `truth/day-NN.parquet`, row for row: P(click), P(like | click), P(purchase | click), E(watch seconds | click).
+    - `users.parquet`, `items.parquet`: what the log's user_id and item_id stand for.
+    - `candidates.parquet`: requests of the day after the log, each with a list of items to score.
+    - `simulation.json`, written last: the settings, the rows of each day, the label rates.
+
+    Memory depends on the numbers of users and items, not on `num_rows`. By default there is a user per 100 rows, 200 to
+    200,000, and an item per 250 rows, 200 to 50,000. `task_correlation` is the p of `pipeline/simulate/truth.py`.
+    `progress` is told how many rows were written since it was last called.
 
     Raises:
         UsageError: an argument is out of its range, or `out` holds something.
@@ -87,8 +94,8 @@ def simulate(
         seed=seed,
         task_correlation=task_correlation,
         num_days=num_days,
-        num_users=min(max(num_rows // 50, 200), 200_000) if num_users is None else num_users,
-        num_items=min(max(num_rows // 200, 200), 50_000) if num_items is None else num_items,
+        num_users=min(max(num_rows // 100, 200), 200_000) if num_users is None else num_users,
+        num_items=min(max(num_rows // 250, 200), 50_000) if num_items is None else num_items,
         items_per_request=items_per_request,
         num_candidate_requests=num_candidate_requests,
         candidates_per_request=candidates_per_request,
@@ -98,8 +105,9 @@ def simulate(
 
     world_rng, probe_rng, truth_rng, candidate_rng, *day_rngs = np.random.default_rng(seed).spawn(4 + num_days)
     world = make_world(world_rng, num_rows, settings.num_users, settings.num_items, num_days)
-    probe = Feed(probe_rng, world, num_days // 2, NUM_PROBE_REQUESTS, items_per_request).take(NUM_PROBE_REQUESTS)
-    truth = make_truth(truth_rng, world, probe.impressions(), task_correlation)
+    num_probes = -(-NUM_PROBE_ROWS // items_per_request)
+    probe = Feed(probe_rng, world, num_days // 2, num_probes, items_per_request).take(num_probes)
+    truth = make_truth(truth_rng, world, probe.impressions(NUM_PROBE_ROWS), task_correlation)
     log = Log(world, truth, items_per_request)
 
     _write_table(out / "users.parquet", world.users.table)

@@ -1,12 +1,12 @@
 """The true reaction to every impression: logit_k = intercept_k + spread_k * (w_k . x), x being whitened signals.
 
-The weights are those of the synthetic data in the MMoE paper (Ma et al., KDD 2018, section 3.2), for more than two tasks:
-with orthonormal u_1..u_K and a correlation p, w_1 = u_1 and w_k = p u_1 + sqrt(1 - p^2) u_k. As x is white, p is also the
+The weights are those of the synthetic data in the MMoE paper (Ma et al., KDD 2018, section 3.2), for more tasks: with
+orthonormal u_1..u_K and a correlation p, w_1 = u_1 and w_k = p u_1 + sqrt(1 - p^2) u_k. As x is white, p is also the
 correlation, over impressions, between the true logits of the first task and of any other.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,25 +14,30 @@ from pipeline.simulate.feed import Impressions
 from pipeline.simulate.world import DAY_US, MEAN_LOG_DURATION, NUM_TASTES, Floats, World
 
 TASKS = ("click", "like", "purchase", "watch")
-# The mean outcome of each task (for `watch` the watched fraction of the duration), and the deviation of its logit.
-MEANS = (0.30, 0.20, 0.14, 0.45)
-SPREADS = (1.45, 1.40, 1.40, 0.80)
+# The mean outcome of each task, for `watch` as a fraction of the duration, and the standard deviation of its logit.
+MEANS = (0.32, 0.22, 0.15, 0.45)
+SPREADS = (1.45, 1.50, 1.50, 0.80)
 DRIFT_RADIANS_PER_DAY = 0.02
 
-# How much each signal counts, on average over worlds, in the order in which `_signals` yields them. Ids count for
-# little: theirs is the part of the truth that takes the most rows to learn.
-STRENGTHS = {
-    **{"age": 0.8, "age_bump": 0.8, "country": 1.0, "activity": 0.8, "user_id": 0.2},
-    **{"category": 1.2, "tags": 0.8, "price": 1.0, "duration": 1.0, "author_id": 0.4, "item_id": 0.3},
-    **{f"taste_{i}": 0.4 for i in range(NUM_TASTES)},
-    **{"country_x_category": 0.3, "age_x_price": 0.5},
-    **{"device": 1.0, "device_x_duration": 0.6, "hour_cos": 0.8, "hour_sin": 0.8, "freshness": 0.2},
-}
+# How much each signal counts, on average over worlds, in the order in which `_signals` yields them. Ids and products
+# count for less: theirs is the part of the truth that takes the most rows to learn.
+STRENGTHS = (
+    {"age": 0.8, "country": 1.0, "activity": 0.8, "user_id": 0.2}
+    | {f"interests_{i}": 0.7 for i in range(NUM_TASTES)}
+    | {"tags": 0.8, "price": 1.0, "duration": 1.0, "author_id": 0.3, "item_id": 0.2}
+    | {f"category_{i}": 0.9 for i in range(NUM_TASTES)}
+    | {f"interests_x_category_{i}": 0.4 for i in range(NUM_TASTES)}
+    | {"country_x_tags": 0.3, "age_x_price": 0.4}
+    | {"device": 1.0, "device_x_duration": 0.5, "hour_cos": 0.8, "hour_sin": 0.8, "freshness": 0.2}
+)
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Weights of shape (S signals, T tasks) on raw signals, at the first day and at a quarter turn from it."""
+    """Weights (S signals, T tasks) of the raw signals: on the first day, and those that they slowly turn into.
+
+    `centre` (S,) are the means of the signals, `intercept` has shape (T,).
+    """
 
     weights: Floats
     quarter_turn: Floats
@@ -60,7 +65,7 @@ class Truth:
 
 
 def make_truth(rng: np.random.Generator, world: World, probe: Impressions, task_correlation: float) -> Truth:
-    """Draws the weights, and sets their scale and the intercepts by what `probe`, a sample of impressions, shows."""
+    """Draws the weights; `probe`, a sample of impressions, sets their scale and the intercepts."""
     signals_BS = np.stack(list(_signals(world, probe)), axis=1)
     variances, axes = np.linalg.eigh(np.cov(signals_BS, rowvar=False))
     whiten_SS = axes / np.sqrt(np.maximum(variances, 1e-9)) @ axes.T
@@ -75,7 +80,7 @@ def make_truth(rng: np.random.Generator, world: World, probe: Impressions, task_
         whiten_SS @ _correlate(half, task_correlation) * SPREADS for half in np.split(orthonormal, 2, axis=1)
     )
     truth = Truth(now_ST, later_ST, signals_BS.mean(axis=0), np.zeros(num_tasks))
-    return Truth(now_ST, later_ST, truth.centre, _intercepts(truth.logits(world, probe)))
+    return replace(truth, intercept=_intercepts(truth.logits(world, probe)))
 
 
 def _correlate(directions_ST: Floats, correlation: float) -> Floats:

@@ -1,4 +1,4 @@
-"""The simulated world: its users and items, what a log can know of them, and what their reactions depend on."""
+"""The simulated world: its users and items, the tables that describe them, and what reactions depend on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ CATEGORIES = (
 TAGS = tuple(f"{category}_{kind}" for category in CATEGORIES for kind in ("tips", "stories"))
 DEVICES = ("phone", "desktop", "tablet", "tv")
 
-NUM_TASTES = 3
+NUM_TASTES = 2
 MEAN_LOG_DURATION = 4.2
-# An id that is shown this often has half of its full effect: what few rows could teach is not in the truth.
+# An id with this many rows in the log has half of its full effect, one with fewer less: they could not teach it.
 HALF_EFFECT_ROWS = 200.0
 
 
 @dataclass(frozen=True)
 class Users:
-    """U users by index; their user_id is the index plus 1.
+    """U users by index; their user_id is the index plus 1. Every array has shape (U,).
 
-    Each of `signals` and `traits` has shape (U,). Signals act alone, trait i acts in a product with trait i of the item.
+    A signal acts on a reaction alone, trait i of the user in a product with trait i of the item.
     """
 
     table: pa.Table
@@ -44,7 +44,7 @@ class Users:
 
 @dataclass(frozen=True)
 class Items:
-    """N items by index, in order of publication; their item_id is the index plus 1. Signals and traits as for users."""
+    """N items by index, in order of publication; their item_id is the index plus 1. Every array has shape (N,)."""
 
     table: pa.Table
     published: Ints
@@ -69,7 +69,7 @@ class World:
 
 
 def make_world(rng: np.random.Generator, num_rows: int, num_users: int, num_items: int, num_days: int) -> World:
-    """Draws users and items; `num_rows`, the length of the log, says how much it can teach about one id."""
+    """Draws users and items; `num_rows`, the length of the log, says how much it can teach about an id."""
     taste_CT = rng.standard_normal((len(CATEGORIES), NUM_TASTES))
     return World(
         users=_make_users(rng, num_rows, num_users, taste_CT),
@@ -92,15 +92,16 @@ def _make_users(rng: np.random.Generator, num_rows: int, num_users: int, taste_C
             "interests": _name_lists(CATEGORIES, is_interest_UC, is_null=rng.random(num_users) < 0.05),
         }
     )
+    country_score_U = rng.standard_normal(len(COUNTRIES))[country_U]
+    interest_UT = is_interest_UC @ taste_CT / is_interest_UC.sum(axis=1, keepdims=True)
     signals = (
-        (age_U - 38) / 14,
-        np.exp(-(((age_U - 30) / 9) ** 2)),
-        rng.standard_normal(len(COUNTRIES))[country_U],
+        np.exp(-(((age_U - 32) / 14) ** 2)),
+        country_score_U,
         np.log(activity_U),
         _id_effect(rng, activity_U, num_rows),
+        *interest_UT.T,
     )
-    interest_UT = is_interest_UC @ taste_CT / np.sqrt(is_interest_UC.sum(axis=1, keepdims=True))
-    traits = (*interest_UT.T, rng.standard_normal(len(COUNTRIES))[country_U], signals[0])
+    traits = _centre((*interest_UT.T, country_score_U, age_U), activity_U)
     return Users(table, activity_U, signals, traits)
 
 
@@ -129,15 +130,16 @@ def _make_items(rng: np.random.Generator, num_rows: int, num_items: int, num_day
         }
     )
     popularity_A = np.bincount(author_N, popularity_N, num_authors).astype(np.float64)
+    tag_score_N = is_tag_NT @ rng.standard_normal(len(TAGS)) / is_tag_NT.sum(axis=1)
     signals = (
-        rng.standard_normal(len(CATEGORIES))[category_N],
-        is_tag_NT @ rng.standard_normal(len(TAGS)) / np.sqrt(is_tag_NT.sum(axis=1)),
+        tag_score_N,
         -log_price_N,
         -((log_duration_N - MEAN_LOG_DURATION - 0.3) ** 2),
         _id_effect(rng, popularity_A, num_rows)[author_N],
         _id_effect(rng, popularity_N, num_rows),
+        *taste_CT[category_N].T,
     )
-    traits = (*taste_CT[category_N].T, rng.standard_normal(len(CATEGORIES))[category_N], -(log_price_N - 2.5))
+    traits = _centre((*taste_CT[category_N].T, tag_score_N, -log_price_N), popularity_N)
     drift_phase_N = rng.uniform(0, 2 * np.pi, num_items)
     return Items(table, published_N, popularity_N, drift_phase_N, duration_N, signals, traits)
 
@@ -157,7 +159,7 @@ def _choose(rng: np.random.Generator, fractions: Floats, count: int) -> Ints:
 
 
 def _choose_sets(rng: np.random.Generator, log_weights: Floats, sizes: Ints) -> Bools:
-    """Membership of shape (rows, choices): each row has `sizes` distinct choices, drawn by their weights (Gumbel top-k)."""
+    """Membership of shape (rows, choices): `sizes` distinct choices in each row, by their weights (Gumbel top-k)."""
     num_choices = log_weights.shape[-1]
     keys = log_weights + rng.gumbel(size=(len(sizes), num_choices))
     ranks = np.argsort(np.argsort(-keys, axis=1), axis=1)
@@ -167,6 +169,11 @@ def _choose_sets(rng: np.random.Generator, log_weights: Floats, sizes: Ints) -> 
 def _id_effect(rng: np.random.Generator, fractions: Floats, num_rows: int) -> Floats:
     rows = fractions * num_rows
     return np.asarray(rng.standard_normal(len(fractions)) * rows / (rows + HALF_EFFECT_ROWS))
+
+
+def _centre(traits: Sequence[Floats], weights: Floats) -> list[Floats]:
+    """Each less its mean over impressions, so that a product of traits says nothing that one of them says alone."""
+    return [trait - np.average(trait, weights=weights) for trait in traits]
 
 
 def _named(names: Sequence[str], index: Ints) -> pa.Array:

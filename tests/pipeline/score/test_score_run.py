@@ -1,0 +1,301 @@
+"""What the score stage ranks on a small trained workspace, in what order, and what must not change it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_candidates import (
+    FUSION,
+    NUM_REQUESTS,
+    OUTPUTS,
+    UNKNOWN_ITEM,
+    UNKNOWN_USER,
+    assert_same_ranking,
+    candidate_table,
+    changed,
+    make_candidates,
+    make_workspace,
+    read_ranked,
+    with_candidates,
+)
+
+from pipeline.files import sha256_of
+from pipeline.preprocess.transform import FittedTransform
+from pipeline.run_config import RunConfig
+from pipeline.score import candidates as candidates_module
+from pipeline.score.fusion import parse_fusion
+from pipeline.score.run import score
+from pipeline.shards.manifest import read_index
+from pipeline.train.checkpoint import best_checkpoint
+from pipeline.train.predictor import Predictor
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    return make_workspace(tmp_path_factory.mktemp("score"))
+
+
+@pytest.fixture(scope="module")
+def ranked(trained: RunConfig) -> pd.DataFrame:
+    """What the trained run ranks of the usual candidates, 5 of each."""
+    return read_ranked(score(trained))
+
+
+@pytest.fixture(scope="module")
+def everything(trained: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """All candidates, ranked."""
+    return read_ranked(score(changed(trained, tmp_path_factory.mktemp("all"), score={"top_k": 1_000})))
+
+
+# --- what comes out
+
+
+def test_the_output_has_its_columns_and_ranks_without_gaps(ranked: pd.DataFrame) -> None:
+    assert list(ranked.columns) == ["request", "user", "rank", "item", "score", *OUTPUTS]
+    sets = make_candidates().set_index("request")
+    for request, rows in ranked.groupby("request"):
+        items = sets.loc[request, "items"]
+        assert rows["rank"].tolist() == list(range(1, min(5, len(items)) + 1))
+        assert rows["score"].is_monotonic_decreasing
+        assert set(rows["item"]) <= set(items)
+        assert set(rows["user"]) == {sets.loc[request, "user"]}
+    filled = [request for request, items in sets["items"].items() if items is not None and len(items)]
+    assert ranked["request"].drop_duplicates().tolist() == filled
+    assert len(filled) == NUM_REQUESTS - 2
+
+
+def test_the_manifest_tells_the_files_and_what_they_were_made_with(trained: RunConfig, ranked: pd.DataFrame) -> None:
+    folder = trained.scores_dir
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    best = best_checkpoint(trained.checkpoints_dir)
+    assert manifest == {
+        "fusion": FUSION,
+        "top_k": 5,
+        "requests": NUM_REQUESTS,
+        "checkpoint": {"path": str(best), "step": int(best.name.removeprefix("step-"))},
+        "files": [
+            {"path": "part-00000.parquet", "rows": len(ranked), "sha256": sha256_of(folder / "part-00000.parquet")}
+        ],
+    }
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "part-00000.parquet"]
+    assert not list(trained.workspace_dir.glob(".*"))
+
+
+def test_scores_are_the_fusion_of_the_written_outputs(ranked: pd.DataFrame) -> None:
+    outputs = {name: ranked[name].to_numpy() for name in OUTPUTS}
+    np.testing.assert_allclose(ranked["score"], parse_fusion(FUSION, OUTPUTS)(outputs), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(ranked["score"], ranked.click * ranked.joint_like**0.5 + ranked.watch / 100, atol=1e-9)
+    np.testing.assert_allclose(ranked["joint_like"], ranked["click"] * ranked["like"], rtol=1e-5)
+
+
+def test_scores_are_those_of_rows_joined_by_hand(trained: RunConfig, everything: pd.DataFrame) -> None:
+    inputs = Path(trained.inputs)
+    rows = make_candidates().explode("items").rename(columns={"items": "item"}).dropna(subset=["item"])
+    rows["item"] = rows["item"].astype(np.int64)
+    rows = rows.merge(pd.read_parquet(inputs / "users.parquet"), on="user", how="left")
+    rows = rows.merge(pd.read_parquet(inputs / "items.parquet"), on="item", how="left")
+    rows = rows.merge(pd.read_parquet(inputs / "sellers.parquet"), on="seller", how="left")
+    index = read_index(trained.dataset_dir)
+    fitted = FittedTransform.load(trained.dataset_dir, trained.data_schema, index.vocabulary_version)
+    predictor = Predictor(trained, index, best_checkpoint(trained.checkpoints_dir), 1_000)
+    encoded = fitted.encode_features(pa.Table.from_pandas(rows, preserve_index=False), "by hand")
+    for name, values in predictor.predict(encoded).items():
+        rows[name] = values
+    rows["score"] = rows.click * rows.joint_like**0.5 + rows.watch / 100
+    rows = rows.sort_values(["request", "score"], ascending=[True, False])
+    rows["rank"] = rows.groupby("request").cumcount() + 1
+    assert rows["score"].nunique() > len(rows) * 0.9
+    assert_same_ranking(everything, rows[everything.columns])
+
+
+def test_top_k_keeps_the_best_of_the_whole_ranking(ranked: pd.DataFrame, everything: pd.DataFrame) -> None:
+    assert len(everything) == sum(len(items) for items in make_candidates()["items"].dropna())
+    assert_same_ranking(ranked, everything.groupby("request").head(5))
+
+
+def test_an_unknown_item_is_ranked_among_the_others(everything: pd.DataFrame) -> None:
+    rows = everything[everything["request"] == 10_003]
+    assert sorted(rows["item"]) == [5, 7, UNKNOWN_ITEM]
+    assert np.isfinite(rows["score"]).all()
+    assert len(everything[everything["user"] == UNKNOWN_USER]) == 12
+
+
+def test_progress_counts_requests(trained: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates_module, "CANDIDATES_PER_BLOCK", 50)
+    calls: list[tuple[str, int, int]] = []
+    score(changed(trained, tmp_path), progress=lambda *call: calls.append(call))
+    done = [call[1] for call in calls]
+    assert len(done) > 3
+    assert done == sorted(set(done))
+    assert {(call[0], call[2]) for call in calls} == {("requests ranked", NUM_REQUESTS)}
+    assert done[-1] == NUM_REQUESTS
+
+
+# --- what must not matter
+
+
+@pytest.mark.parametrize("num_candidates", [1, 7, 12, 100])
+def test_the_size_of_a_block_does_not_matter(
+    trained: RunConfig,
+    ranked: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    num_candidates: int,
+) -> None:
+    monkeypatch.setattr(candidates_module, "CANDIDATES_PER_BLOCK", num_candidates)
+    assert_same_ranking(read_ranked(score(changed(trained, tmp_path))), ranked)
+
+
+def test_a_block_holds_whole_requests_and_few_candidates_more_than_its_size(
+    trained: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates_module, "CANDIDATES_PER_BLOCK", 30)
+    index = read_index(trained.dataset_dir)
+    fitted = FittedTransform.load(trained.dataset_dir, trained.data_schema, index.vocabulary_version)
+    assert trained.score is not None
+    sets = candidates_module.Candidates(trained, trained.score, fitted)
+    blocks = [block for partition in sets.partitions for block in sets.blocks(partition)]
+    requests = [request for block in blocks for request in block.requests["request"].to_pylist()]
+    assert requests == make_candidates()["request"].tolist()
+    assert sum(len(block.item) for block in blocks) == sum(len(items or ()) for items in ITEMS)
+    assert all(20 < len(block.item) < 30 + 12 for block in blocks[:-1])
+    assert all(block.features.num_rows == len(block.item) == len(block.request) for block in blocks)
+
+
+def test_several_row_groups_give_several_files_with_the_same_rows(
+    trained: RunConfig, ranked: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates_module, "REQUESTS_PER_PARTITION", 8)
+    folder = score(with_candidates(trained, tmp_path, candidate_table(), group_rows=4))
+    assert [file.name for file in sorted(folder.glob("part-*"))] == [
+        f"part-{number:05d}.parquet" for number in range(3)
+    ]
+    assert_same_ranking(read_ranked(folder), ranked)
+
+
+def test_several_files_give_the_same_rows(trained: RunConfig, ranked: pd.DataFrame, tmp_path: Path) -> None:
+    (tmp_path / "sets").mkdir()
+    pq.write_table(candidate_table()[:10], tmp_path / "sets" / "a.parquet")
+    pq.write_table(candidate_table()[10:], tmp_path / "sets" / "b.parquet")
+    folder = score(changed(trained, tmp_path, score={"candidates": {"path": str(tmp_path / "sets")}}))
+    assert len(list(folder.glob("part-*"))) == 2
+    assert_same_ranking(read_ranked(folder), ranked)
+
+
+def test_the_order_of_requests_and_of_their_lists_does_not_matter(
+    trained: RunConfig, ranked: pd.DataFrame, tmp_path: Path
+) -> None:
+    frame = make_candidates().iloc[::-1]
+    frame["items"] = [None if items is None else items[::-1] for items in frame["items"]]
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    other = read_ranked(score(with_candidates(trained, tmp_path, table)))
+    assert other["request"].drop_duplicates().tolist() == ranked["request"].drop_duplicates().tolist()[::-1]
+    assert_same_ranking(other.sort_values(["request", "rank"]), ranked)
+
+
+def test_an_item_that_a_list_holds_twice_is_ranked_once(
+    trained: RunConfig, ranked: pd.DataFrame, tmp_path: Path
+) -> None:
+    items = [None if items is None else [*items, *items[:3]] for items in make_candidates()["items"]]
+    other = read_ranked(score(with_candidates(trained, tmp_path, candidate_table(items=pa.array(items)))))
+    assert_same_ranking(other, ranked)
+
+
+def test_equal_scores_are_ordered_by_item(trained: RunConfig, tmp_path: Path) -> None:
+    rows = read_ranked(score(changed(trained, tmp_path, score={"fusion": "0 * click", "top_k": 3})))
+    lists = make_candidates().set_index("request")["items"]
+    for request, items in rows.groupby("request")["item"]:
+        assert items.tolist() == sorted(lists[request])[:3]
+
+
+ITEMS = [None if items is None else items.tolist() for items in make_candidates()["items"]]
+TEXT_ITEMS = [None if items is None else [str(item) for item in items] for items in ITEMS]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"items": pa.array(ITEMS, pa.large_list(pa.int32()))},
+        {"items": pa.array(ITEMS, pa.list_(pa.float64()))},
+        {"items": pa.array(TEXT_ITEMS, pa.list_(pa.string()))},
+        {"items": pa.array(TEXT_ITEMS, pa.list_(pa.large_string()))},
+        {"items": pa.array(TEXT_ITEMS, pa.list_(pa.string_view()))},
+        {"items": pa.array(TEXT_ITEMS, pa.list_(pa.dictionary(pa.int32(), pa.string())))},
+        {
+            "user": pa.array(make_candidates()["user"].astype(str)).dictionary_encode(),
+            "request": pa.array(make_candidates()["request"].astype(str)).dictionary_encode(),
+        },
+        {"user": pa.array(make_candidates()["user"].astype(str), pa.large_string())},
+    ],
+    ids=lambda columns: ", ".join(f"{name}: {values.type}" for name, values in columns.items()),
+)
+def test_keys_may_have_any_type(
+    trained: RunConfig, everything: pd.DataFrame, tmp_path: Path, columns: dict[str, pa.Array]
+) -> None:
+    config = with_candidates(trained, tmp_path, candidate_table(**columns), top_k=1_000)
+    other = read_ranked(score(config))
+    other["item"] = other["item"].astype(np.int64)
+    assert_same_ranking(other, everything)
+
+
+def test_lists_of_fixed_size_are_lists(trained: RunConfig, everything: pd.DataFrame, tmp_path: Path) -> None:
+    full = [row for row, items in enumerate(ITEMS) if items is not None and len(items) == 12]
+    table = candidate_table().take(full)
+    table = table.set_column(5, "items", table["items"].cast(pa.list_(pa.int64(), 12)))
+    other = read_ranked(score(with_candidates(trained, tmp_path, table, top_k=1_000)))
+    assert_same_ranking(other, everything[everything["request"].isin(table["request"].to_pylist())])
+
+
+def test_candidates_may_be_json_lines(trained: RunConfig, ranked: pd.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "sets.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in candidate_table().to_pylist()))
+    assert_same_ranking(
+        read_ranked(score(changed(trained, tmp_path, score={"candidates": {"path": str(path)}}))), ranked
+    )
+
+
+def test_columns_that_nothing_reads_may_be_anything(trained: RunConfig, ranked: pd.DataFrame, tmp_path: Path) -> None:
+    table = candidate_table()
+    for name in ("rank", "score", "click", "is_click", "item"):
+        table = table.append_column(name, pa.array([{"any": "thing"}] * NUM_REQUESTS))
+    assert_same_ranking(read_ranked(score(with_candidates(trained, tmp_path, table))), ranked)
+
+
+def test_the_list_may_be_called_like_the_item_key(trained: RunConfig, ranked: pd.DataFrame, tmp_path: Path) -> None:
+    table = candidate_table().rename_columns({"items": "item"})
+    assert_same_ranking(read_ranked(score(with_candidates(trained, tmp_path, table, items_column="item"))), ranked)
+
+
+def test_a_feature_may_read_the_list_of_candidates_too(trained: RunConfig, tmp_path: Path) -> None:
+    table = candidate_table()
+    histories = read_ranked(score(with_candidates(trained, tmp_path, table, items_column="history")))
+    other = table.set_column(5, "items", table["history"])
+    assert_same_ranking(read_ranked(score(with_candidates(trained, tmp_path, other), overwrite=True)), histories)
+
+
+# --- nothing to rank
+
+
+@pytest.mark.parametrize("type_", [pa.list_(pa.int64()), pa.list_(pa.string()), pa.list_(pa.null())], ids=str)
+def test_only_empty_lists_give_a_file_with_no_rows(trained: RunConfig, tmp_path: Path, type_: pa.DataType) -> None:
+    table = candidate_table(items=pa.array([[], None] * (NUM_REQUESTS // 2), type_))
+    folder = score(with_candidates(trained, tmp_path, table))
+    rows = pq.read_table(folder / "part-00000.parquet")
+    assert rows.num_rows == 0
+    assert rows.column_names == ["request", "user", "rank", "item", "score", *OUTPUTS]
+    assert (rows.schema.field("request").type, rows.schema.field("score").type) == (pa.int64(), pa.float64())
+    assert json.loads((folder / "manifest.json").read_bytes())["requests"] == NUM_REQUESTS
+
+
+def test_a_file_without_rows_beside_others_is_no_failure(
+    trained: RunConfig, ranked: pd.DataFrame, tmp_path: Path
+) -> None:
+    (tmp_path / "sets").mkdir()
+    pq.write_table(candidate_table()[:0], tmp_path / "sets" / "a.parquet")
+    pq.write_table(candidate_table(), tmp_path / "sets" / "b.parquet")
+    config = changed(trained, tmp_path, score={"candidates": {"path": str(tmp_path / "sets")}})
+    assert_same_ranking(read_ranked(score(config)), ranked)
