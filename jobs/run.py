@@ -4,9 +4,7 @@ from jobs.options import ConfigPath, Overrides, Overwrite, Resume, executor_of, 
 from jobs.terminal import print_report, screen
 
 
-def main(
-    config: ConfigPath, set_: Overrides = None, resume: Resume = False, overwrite: Overwrite = False
-) -> None:
+def main(config: ConfigPath, set_: Overrides = None, resume: Resume = False, overwrite: Overwrite = False) -> None:
     """Preprocess, train, evaluate and score, in order: raw logs to ranked candidates."""
     run_config = load(config, set_)
     from pipeline.evaluate.run import REPORT_HTML

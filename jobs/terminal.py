@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -72,7 +73,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for place, header in enumerate(headers):
         table.add_column(header, justify="left" if place < 2 else "right", no_wrap=place == 0)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(table)
 
 

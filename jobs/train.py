@@ -4,9 +4,7 @@ from jobs.options import ConfigPath, Overrides, Overwrite, Resume, executor_of, 
 from jobs.terminal import screen
 
 
-def main(
-    config: ConfigPath, set_: Overrides = None, resume: Resume = False, overwrite: Overwrite = False
-) -> None:
+def main(config: ConfigPath, set_: Overrides = None, resume: Resume = False, overwrite: Overwrite = False) -> None:
     """Train the model on the dataset, on one process or many ranks."""
     run_config = load(config, set_)
     from pipeline.train.run import train

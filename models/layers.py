@@ -5,6 +5,7 @@ Shapes: B rows, I input width, E experts, T tasks, N networks of a bank, H hidde
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -53,20 +54,17 @@ class ExpertBank(nn.Module):
             raise ValueError("an expert bank needs at least one expert and one layer")
         self.num_experts = num_experts
         self.output_width = widths[-1]
-        self.first_weight_IN = _uniform(
-            input_width, num_experts * widths[0], fan_in=input_width, gain=math.sqrt(2.0)
-        )
+        self.first_weight_IN = _uniform(input_width, num_experts * widths[0], fan_in=input_width, gain=math.sqrt(2.0))
         self.first_bias_N = nn.Parameter(torch.zeros(num_experts * widths[0]))
-        self.later = nn.ModuleList(
-            BatchedLinear(num_experts, before, after) for before, after in zip(widths, widths[1:], strict=False)
-        )
+        self.later = nn.ModuleList(BatchedLinear(num_experts, before, after) for before, after in pairwise(widths))
 
     def forward(self, x_BI: Tensor) -> Tensor:
         h_BN = torch.addmm(self.first_bias_N, x_BI, self.first_weight_IN).relu()
         h_EBH = h_BN.view(x_BI.shape[0], self.num_experts, -1).transpose(0, 1)
         for layer in self.later:
             h_EBH = layer(h_EBH).relu()
-        return h_EBH.transpose(0, 1)
+        h_BEH: Tensor = h_EBH.transpose(0, 1)
+        return h_BEH
 
 
 class SoftmaxGates(nn.Module):
@@ -79,7 +77,8 @@ class SoftmaxGates(nn.Module):
         nn.init.xavier_uniform_(self.linear.weight)
 
     def forward(self, x_BI: Tensor) -> Tensor:
-        return self.linear(x_BI).view(x_BI.shape[0], self.num_tasks, -1).softmax(dim=-1)
+        logit_BTE: Tensor = self.linear(x_BI).view(x_BI.shape[0], self.num_tasks, -1)
+        return logit_BTE.softmax(dim=-1)
 
 
 class Towers(nn.Module):
@@ -88,13 +87,12 @@ class Towers(nn.Module):
     def __init__(self, num_tasks: int, input_width: int, widths: Sequence[int]) -> None:
         super().__init__()
         sizes = [input_width, *widths]
-        self.hidden = nn.ModuleList(
-            BatchedLinear(num_tasks, before, after) for before, after in zip(sizes, sizes[1:], strict=False)
-        )
+        self.hidden = nn.ModuleList(BatchedLinear(num_tasks, before, after) for before, after in pairwise(sizes))
         self.output = BatchedLinear(num_tasks, sizes[-1], 1, gain=1.0 / math.sqrt(3.0))
 
     def forward(self, z_BTH: Tensor) -> Tensor:
         h_TBH = z_BTH.transpose(0, 1)
         for layer in self.hidden:
             h_TBH = layer(h_TBH).relu()
-        return self.output(h_TBH).squeeze(-1).transpose(0, 1)
+        output_TB: Tensor = self.output(h_TBH).squeeze(-1)
+        return output_TB.transpose(0, 1)

@@ -16,7 +16,9 @@ class MultiTaskModel(nn.Module):
     For a binary task it is the logit of P(task | space).
     """
 
-    def __init__(self, front_end: FrontEnd, body: nn.Module, tasks: Sequence[Task], tower_widths: Sequence[int]) -> None:
+    def __init__(
+        self, front_end: FrontEnd, body: nn.Module, tasks: Sequence[Task], tower_widths: Sequence[int]
+    ) -> None:
         super().__init__()
         check_tasks(tasks)
         self.tasks = tuple(tasks)

@@ -27,7 +27,7 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
-            event = self.peek_event()
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(
                 None, None, f"alias *{event.anchor} is not allowed: write the value out", event.start_mark
             )
@@ -42,9 +42,7 @@ class _StrictLoader(yaml.SafeLoader):
                     None, None, f"key {key!r} is not text: put it in quotes", key_node.start_mark
                 )
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} appears twice", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} appears twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -100,7 +98,9 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path:
-            raise ConfigError(f"--set {override!r} is not of the form section.key=value", "write --set section.key=value")
+            raise ConfigError(
+                f"--set {override!r} is not of the form section.key=value", "write --set section.key=value"
+            )
         data = _with_value(data, path.split("."), parse_yaml(text, f"--set {override}"), path)
     return data
 
@@ -189,7 +189,12 @@ def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:
     return tuple(getattr(model.model_fields["kind"].annotation, "__args__", ()))
 
 
-def dump(section: BaseModel, path: Path) -> None:
-    """Writes the resolved configuration, every default included, so that it can be given to --config again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(section.model_dump(mode="json", by_alias=True), sort_keys=False), encoding="utf-8")
+RESOLVED_NAME = "config.resolved.yaml"
+
+
+def dump(section: BaseModel, folder: Path) -> None:
+    """Writes the resolved configuration into a folder, every default included: it can be given to --config again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESOLVED_NAME).write_text(
+        yaml.safe_dump(section.model_dump(mode="json", by_alias=True), sort_keys=False), encoding="utf-8"
+    )

@@ -44,7 +44,9 @@ class RunConfig(Section):
         ):
             for name in names:
                 if name not in choices:
-                    raise ValueError(f"{where} names {name!r}, which the schema does not have: {nearest(name, choices)}")
+                    raise ValueError(
+                        f"{where} names {name!r}, which the schema does not have: {nearest(name, choices)}"
+                    )
         if self.evaluate.truth and not self.data_schema.keys.row:
             raise ValueError("evaluate.truth needs schema.keys.row, the column that names a row")
         if self.score and not (self.data_schema.keys.item and self.data_schema.keys.request):
@@ -95,5 +97,3 @@ def load_run_config(path: str | Path, overrides: tuple[str, ...] = ()) -> RunCon
         ConfigError: the first problem, naming file, key, value and rule.
     """
     return build(RunConfig, apply_overrides(read_config(path), overrides), str(path))
-
-

@@ -39,7 +39,11 @@ class _SparseFeature(_Feature):
     @model_validator(mode="after")
     def _one_encoding(self) -> "_SparseFeature":
         # Compared with the defaults, not with what was written, so that a dumped schema loads again.
-        settings = {"min_count": self.min_count > 1, "max_size": self.max_size, "num_hash_buckets": self.num_hash_buckets}
+        settings = {
+            "min_count": self.min_count > 1,
+            "max_size": self.max_size,
+            "num_hash_buckets": self.num_hash_buckets,
+        }
         given = [name for name, value in settings.items() if value]
         if self.table and given:
             raise ValueError(f"{given[0]} belongs to the feature that owns table {self.table!r}")
@@ -151,6 +155,10 @@ class Schema(Section):
         return self
 
     def _check_spaces(self) -> None:
+        joint = {f"joint_{task.name}" for task in self.tasks if task.space is not None}
+        taken = sorted(joint & {task.name for task in self.tasks})
+        if taken:
+            raise ValueError(f"task {taken[0]!r} has the name of an output that a task with a space gives")
         earlier: dict[str, TaskSchema] = {}
         for task in self.tasks:
             if task.space is not None:

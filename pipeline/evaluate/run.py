@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.tasks import JOINT_PREFIX, Task, chain_of, joint_label, space_mask
+from pipeline.config import dump
 from pipeline.errors import DataError
 from pipeline.evaluate.metrics import Predictions
 from pipeline.evaluate.report import build_report, measure_task, render_html, write_report_json
@@ -69,7 +70,7 @@ def evaluate(config: RunConfig, *, checkpoint: Path | None = None, progress: Pro
         tasks=measure(tasks, scored, _read_truth(config, tasks, scored)),
         gates=_gates(predictor, tasks),
     )
-    config.report_dir.mkdir(parents=True, exist_ok=True)
+    dump(config, config.report_dir)
     write_report_json(report, config.report_dir / REPORT_JSON)
     write_page(config, report)
     return report
@@ -106,13 +107,14 @@ def measure(
     entries = []
     for place, task in enumerate(tasks):
         rows = mask_NT[:, place]
-        own = _select(scored.outputs[task.name], scored.label_NT[:, place], group, truth and truth[task.name], rows)
+        own_truth = None if truth is None else truth[task.name]
+        own = _select(scored.outputs[task.name], scored.label_NT[:, place], group, own_truth, rows)
         entries.append(measure_task(task.name, task.kind, own, space=task.space))
         if task.kind == "binary" and task.space is not None:
             name = JOINT_PREFIX + task.name
             chain = chain_of(tasks, task)
             target, known = (tensor.numpy() for tensor in joint_label(label_NT[:, chain]))
-            joint_truth = truth and np.prod([truth[tasks[link].name] for link in chain], axis=0)
+            joint_truth = None if truth is None else np.prod([truth[tasks[link].name] for link in chain], axis=0)
             joint = _select(scored.outputs[name], target, group, joint_truth, known)
             entries.append(measure_task(name, "binary", joint, space=task.space, scope="all impressions"))
     return entries
@@ -144,9 +146,7 @@ def _group(scored: Scored) -> NDArray[Any] | None:
     return np.array(column.to_pylist(), dtype=object)
 
 
-def _read_truth(
-    config: RunConfig, tasks: Sequence[Task], scored: Scored
-) -> dict[str, NDArray[np.float64]] | None:
+def _read_truth(config: RunConfig, tasks: Sequence[Task], scored: Scored) -> dict[str, NDArray[np.float64]] | None:
     """The true probability or expected value of every row, by task, in the order of the rows."""
     if config.evaluate.truth is None:
         return None

@@ -10,6 +10,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.config import dump
 from pipeline.errors import UsageError
 from pipeline.executor import Executor, Progress
 from pipeline.files import sync_folder, write_json
@@ -45,6 +46,7 @@ def preprocess(
         )
     log, parts = open_log(config, executor)
     clear_folder(dataset_dir)
+    dump(config, dataset_dir)
 
     findings = Findings()
     for survey in _shown(executor.map(partial(survey_part, log), parts), "partitions read", len(parts), progress):

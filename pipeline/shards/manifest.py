@@ -12,7 +12,6 @@ from pipeline.errors import ArtifactError
 from pipeline.files import sha256_of, write_json
 from pipeline.schema import CategoricalFeature, Schema
 
-FORMAT_VERSION = 1
 INDEX_NAME = "index.json"
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -42,7 +41,7 @@ class LabelStatistics(Section):
 class DatasetIndex(Section):
     """The manifest of a dataset; a dataset without it does not exist."""
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     schema_fingerprint: str
     data_schema: Schema
     vocabulary_version: str

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 
@@ -50,7 +50,7 @@ class CheckpointManifest(Section):
     best_validation_total: float | None
     validations_without_improvement: int
     is_finished: bool
-    files: dict[str, FileEntry] = {}
+    files: dict[str, FileEntry] = Field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], manifest: CheckpointManifest) -> Path:
@@ -65,10 +65,11 @@ def save_checkpoint(folder: Path, state: dict[str, Any], manifest: CheckpointMan
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     dist.barrier()
-    dcp.save(state, checkpoint_id=partial)
+    dcp.save(state, checkpoint_id=partial)  # type: ignore[attr-defined]
     if is_first:
         entries = {
-            path.name: FileEntry(bytes=path.stat().st_size, sha256=sha256_of(path)) for path in sorted(partial.iterdir())
+            path.name: FileEntry(bytes=path.stat().st_size, sha256=sha256_of(path))
+            for path in sorted(partial.iterdir())
         }
         write_json(partial / MANIFEST_NAME, manifest.model_copy(update={"files": entries}).model_dump(mode="json"))
         shutil.rmtree(final, ignore_errors=True)
@@ -87,7 +88,7 @@ def load_tensors(checkpoint: Path, state: dict[str, Any], *, is_distributed: boo
         ArtifactError: the tensors do not fit, or the checkpoint holds something else than tensors.
     """
     try:
-        dcp.load(state, storage_reader=_TensorReader(checkpoint), no_dist=not is_distributed)
+        dcp.load(state, storage_reader=_TensorReader(checkpoint), no_dist=not is_distributed)  # type: ignore[attr-defined]
     except ArtifactError:
         raise
     except Exception as error:
@@ -141,6 +142,8 @@ def read_manifest(checkpoint: Path, *, verify: bool = False) -> CheckpointManife
         ArtifactError: names the checkpoint and the file or field.
     """
     path = checkpoint / MANIFEST_NAME
+    if not path.is_file():
+        raise ArtifactError(f"{checkpoint} is not a complete checkpoint", "give a folder that `train` wrote")
     try:
         manifest = CheckpointManifest.model_validate(json.loads(path.read_bytes()))
     except ValidationError as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
 
 from pipeline.schema import UNSEEN_ROW
 

@@ -1,7 +1,7 @@
 """Silences the messages of torch and torchrec that are known to be harmless here, and no others.
 
-Call `silence()` in every process before torchrec builds anything. Messages that matter ("will NOT be pipelined", planner
-warnings) stay.
+Call `silence()` in every process before torchrec builds anything. Messages that matter ("will NOT be pipelined",
+planner warnings) stay.
 """
 
 import logging
@@ -11,7 +11,10 @@ _WARNINGS = (
     (r"Please use DTensor instead and we are deprecating ShardedTensor", FutureWarning),
     (r"`broadcast_buffers` is deprecated", FutureWarning),
     (r"HeuristicalStorageReservation is known to cause issues", FutureWarning),
-    (r"torch.distributed is disabled, unavailable or uninitialized, assuming the intent is to load in a single", UserWarning),
+    (
+        r"torch.distributed is disabled, unavailable or uninitialized, assuming the intent is to load",
+        UserWarning,
+    ),
     # Read-only Arrow memory becomes tensors that are never written to.
     (r"The given NumPy array is not writable", UserWarning),
 )

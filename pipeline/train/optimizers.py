@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from torch.distributed.optim import _apply_optimizer_in_backward as fuse_into_backward
+from torch.distributed.optim import _apply_optimizer_in_backward as fuse_into_backward  # type: ignore[attr-defined]
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper

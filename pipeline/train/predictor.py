@@ -31,9 +31,7 @@ class Predictor:
         silence()
         check_model(config.data_schema, config.model)
         self.manifest: CheckpointManifest = read_manifest(checkpoint, verify=True)
-        check_lineage(
-            self.manifest, config.data_schema, index.vocabulary_version, checkpoint, config.dataset_dir
-        )
+        check_lineage(self.manifest, config.data_schema, index.vocabulary_version, checkpoint, config.dataset_dir)
         self.batch_size = batch_size
         self.layout = Layout.of(index.data_schema, table_rows(index, config.model))
         self.device = torch.device("cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu")

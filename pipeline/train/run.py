@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.assemble import check_model, table_rows
+from pipeline.config import dump
 from pipeline.errors import ArtifactError, ConfigError, GatehouseError, UsageError
 from pipeline.executor import Progress
 from pipeline.run_config import RunConfig
@@ -87,6 +88,7 @@ def _prepare_folder(config: RunConfig, index: DatasetIndex, *, resume: bool, ove
                 "restore the configuration (config.resolved.yaml of that run), or add --overwrite to start anew",
             )
     remove_partial(folder)
+    dump(config, config.workspace_dir)
 
 
 def _num_ranks(config: RunConfig) -> int:
@@ -121,7 +123,13 @@ def one_rank_group(config: RunConfig) -> Iterator[None]:
     """A process group of this process alone: the same code as many ranks, with no cluster."""
     backend = "nccl" if rank_device(config).type == "cuda" else "gloo"
     timeout = timedelta(seconds=config.train.collective_timeout_seconds)
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    dist.init_process_group(
+        backend,
+        store=dist.HashStore(),  # type: ignore[attr-defined]
+        rank=0,
+        world_size=1,
+        timeout=timeout,
+    )
     try:
         yield
     finally:

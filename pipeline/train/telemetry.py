@@ -19,7 +19,8 @@ METRICS_NAME = "metrics.jsonl"
 class Telemetry:
     """Averages the losses of the steps since the last record over all ranks; the first rank writes them down.
 
-    A record: {"step", "num_steps" (at most, in the whole run), "epoch", "kind": "train" | "validation", "losses": {task: mean}, "total", "seconds"}.
+    A record: {"step", "num_steps" (at most, in the whole run), "epoch", "kind": "train" | "validation",
+    "losses": {task: mean}, "total", "seconds"}.
     """
 
     def __init__(
@@ -112,5 +113,3 @@ def _forget_after(path: Path, step: int) -> None:
     temporary = path.with_suffix(".partial")
     temporary.write_text("".join(kept), encoding="utf-8")
     os.replace(temporary, path)
-
-

@@ -12,17 +12,16 @@ from models.multitask import MultiTaskModel
 class TrainingModel(nn.Module):
     """Model, head and losses, normalised so that the curve does not depend on the number of ranks.
 
-    `losses` [T] are what this rank back-propagates: number of ranks * sum(w l) / global sum(w), because the gradients of
-    tables and of dense layers are averaged over ranks. `sums` [2, T] are this rank's sum(w l) and sum(w), detached.
+    `losses` [T] are what this rank back-propagates: number of ranks * sum(w l) / global sum(w), because the gradients
+    of tables and of dense layers are averaged over ranks. `sums` [2, T] are this rank's sum(w l) and sum(w), detached.
     """
 
     def __init__(self, model: MultiTaskModel, head: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.head = head
-        self.register_buffer(
-            "task_weight_T", torch.tensor([task.weight for task in model.tasks]), persistent=False
-        )
+        self.task_weight_T: Tensor
+        self.register_buffer("task_weight_T", torch.tensor([task.weight for task in model.tasks]), persistent=False)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         logit_BT = self.model(batch.dense, batch.sparse)
