@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("jobs", "pipeline", "models")
 TOP_LEVEL = {"pyproject.toml", *PACKAGES, "tests", "infra", "README.md", "Makefile", "LICENSE"}
 
-# A part of `pipeline` imports from the lines above its own. A stage's config.py is a part by itself: it is torch-free, so
-# that the run config can compose it and another stage can read it.
+# A part of `pipeline` imports from the lines above its own. A stage's config.py is a part by itself: it is torch-free,
+# so that the run config can compose it and another stage can read it.
 ORDER = (
     ("errors",),
     ("config",),

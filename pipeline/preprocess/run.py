@@ -46,7 +46,7 @@ def preprocess(
         )
     log, parts = open_log(config, executor)
     clear_folder(dataset_dir)
-    dump(config, dataset_dir)
+    dump(config, config.workspace_dir)
 
     findings = Findings()
     for survey in _shown(executor.map(partial(survey_part, log), parts), "partitions read", len(parts), progress):

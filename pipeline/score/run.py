@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from models.tasks import output_names
 from pipeline.assemble import tasks_of
+from pipeline.config import dump
 from pipeline.errors import ConfigError, UsageError
 from pipeline.executor import Progress
 from pipeline.files import sha256_of, sync_folder, write_atomically, write_json
@@ -80,6 +81,7 @@ def score(
     predictor = Predictor(config, index, checkpoint, config.score.batch_size)
     rank = partial(_rank, config.data_schema.keys, fusion, predictor, config.score.top_k)
     with _whole_folder(folder) as unfinished:
+        dump(config, unfinished)
         manifest = {
             "fusion": fusion.formula,
             "top_k": config.score.top_k,

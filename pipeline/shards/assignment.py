@@ -1,8 +1,8 @@
 """Which row is trained when: a pure function of (rows per shard, seed, epoch), the same on any number of ranks.
 
 Blocks of neighbouring rows are permuted; the permuted rows are dealt into lanes that differ by at most one row; each
-lane shuffles its rows inside a window of blocks. Global batch g takes the next rows of every lane, and a rank owns whole
-lanes.
+lane shuffles its rows inside a window of blocks. Global batch g takes the next rows of every lane, and a rank owns
+whole lanes.
 """
 
 from collections.abc import Sequence
