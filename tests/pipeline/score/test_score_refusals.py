@@ -197,7 +197,7 @@ def test_a_configuration_without_a_score_section_is_told_what_to_add(trained: Ru
         check_score(trained.model_copy(update={"score": None}))
 
 
-@pytest.mark.parametrize("name", ["score", "rank", "item", "user", "request", "joint_like"])
+@pytest.mark.parametrize("name", ["score", "rank", "item", "user", "request"])
 def test_a_task_that_is_called_like_another_column_is_refused(trained: RunConfig, tmp_path: Path, name: str) -> None:
     schema = trained.data_schema.model_dump(mode="json")
     schema["tasks"].append({"name": name, "kind": "binary", "label": "is_other"})

@@ -1,0 +1,78 @@
+"""A small simulated log and its dataset, made once per test process, and configurations that use them."""
+
+import os
+
+# Before torch is loaded: threads that spin while they wait slow down every test that shares the machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import build, read_config
+from pipeline.executor import InProcessExecutor
+from pipeline.preprocess.run import preprocess
+from pipeline.run_config import RunConfig
+from pipeline.simulate.run import simulate
+
+DEMO_CONFIG = Path(__file__).parent.parent / "jobs" / "configs" / "demo.yaml"
+NUM_ROWS = 21_000
+
+MakeConfig = Callable[..., RunConfig]
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with nested changes in it."""
+    both = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(both.get(key), dict)
+        both[key] = merged(both[key], value) if nested else value
+    return both
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated log of a week."""
+    folder = tmp_path_factory.mktemp("simulated") / "log"
+    simulate(folder, NUM_ROWS, seed=3, num_users=300, num_items=200, num_candidate_requests=20)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_settings(simulated: Path) -> dict[str, Any]:
+    """The demo's configuration on the small log: one epoch of small batches, small layers."""
+    changes = {
+        "inputs": str(simulated),
+        "model": {
+            "front_end": {"embedding_dim": 8},
+            "body": {"kind": "mmoe", "num_experts": 3, "widths": [16, 8]},
+            "tower_widths": [8],
+        },
+        "train": {"device": "cpu", "max_epochs": 1, "global_batch_size": 256, "log_every_steps": 1, "num_lanes": 4},
+    }
+    return merged(read_config(DEMO_CONFIG), changes)
+
+
+@pytest.fixture(scope="session")
+def dataset(demo_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset of the small log."""
+    workspace = tmp_path_factory.mktemp("dataset")
+    config = build(RunConfig, {**demo_settings, "workspace": str(workspace)}, "the tests")
+    preprocess(config, InProcessExecutor())
+    return config.dataset_dir
+
+
+@pytest.fixture()
+def make_config(demo_settings: dict[str, Any], dataset: Path, tmp_path: Path) -> MakeConfig:
+    """A configuration with nested changes, in a workspace of its own that already has the dataset."""
+
+    def make(workspace: str = "run", **changes: Any) -> RunConfig:
+        folder = tmp_path / workspace
+        if not folder.exists():
+            shutil.copytree(dataset, folder / "dataset")
+        return build(RunConfig, merged(demo_settings, {"workspace": str(folder), **changes}), "the tests")
+
+    return make
