@@ -65,7 +65,7 @@ def dataset(demo_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFact
     return config.dataset_dir
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_config(demo_settings: dict[str, Any], dataset: Path, tmp_path: Path) -> MakeConfig:
     """A configuration with nested changes, in a workspace of its own that already has the dataset."""
 

@@ -1,9 +1,9 @@
 """The `preprocess` section: where the raw log and its tables lie, and how rows are split."""
 
-from datetime import datetime
+from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.config import Section
 
@@ -31,13 +31,19 @@ class TableConfig(SourceConfig):
         return self.log_key or self.key
 
 
+# A date is kept as its ISO text, so that a dumped configuration loads as the same one.
+Boundary = Annotated[
+    float | str, BeforeValidator(lambda value: value.isoformat() if isinstance(value, date) else value)
+]
+
+
 class TimeSplit(Section):
     """Rows before `validation_from` are for training, rows from `test_from` on for the test."""
 
     kind: Literal["time"]
     column: str
-    validation_from: datetime | float | str
-    test_from: datetime | float | str
+    validation_from: Boundary
+    test_from: Boundary
 
 
 class _FractionSplit(Section):

@@ -108,18 +108,17 @@ def _by_hash(split: HashSplit, column: pa.ChunkedArray) -> np.ndarray:
     return np.where(is_test, 2, is_validation).astype(np.int8)
 
 
-def _boundary(value: datetime | float | str) -> Any:
+def _boundary(value: float | str) -> Any:
     """A boundary as microseconds since 1970 (int), a number (float) or a text; a text that is an ISO time is a time."""
-    if isinstance(value, str) and ISO_TIME.fullmatch(value):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError as error:
-            raise ConfigError(f"preprocess.split: {value!r} is not a time: {error}", "correct the boundary") from error
-    if isinstance(value, datetime):
-        # A time without a zone is UTC, in the column as in the boundary.
-        aware = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return (aware - EPOCH) // timedelta(microseconds=1)
-    return value
+    if not isinstance(value, str) or not ISO_TIME.fullmatch(value):
+        return value
+    try:
+        time = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise ConfigError(f"preprocess.split: {value!r} is not a time: {error}", "correct the boundary") from error
+    # A time without a zone is UTC, in the column as in the boundary.
+    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return (aware - EPOCH) // timedelta(microseconds=1)
 
 
 def _show_end(end: int | float | str) -> str:

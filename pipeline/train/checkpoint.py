@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from pydantic import Field, ValidationError
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 
@@ -87,14 +88,13 @@ def load_tensors(checkpoint: Path, state: dict[str, Any], *, is_distributed: boo
     Raises:
         ArtifactError: the tensors do not fit, or the checkpoint holds something else than tensors.
     """
+    reader = _TensorReader(checkpoint)
+    reader.read_metadata()
     try:
-        dcp.load(state, storage_reader=_TensorReader(checkpoint), no_dist=not is_distributed)  # type: ignore[attr-defined]
-    except ArtifactError:
-        raise
-    except Exception as error:
-        cause = next(iter(getattr(error, "failures", {}).values()), (error,))[0]
-        if isinstance(cause, ArtifactError):
-            raise cause from error
+        dcp.load(state, storage_reader=reader, no_dist=not is_distributed)  # type: ignore[attr-defined]
+    # Not an Exception: torch derives it from BaseException.
+    except CheckpointException as error:
+        cause = next(iter(error.failures.values()))[0]
         raise ArtifactError(
             f"checkpoint {checkpoint} does not fit the model: {str(cause).strip().splitlines()[-1][:200]}",
             "use the configuration it was trained with, or train again",

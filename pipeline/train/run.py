@@ -141,8 +141,11 @@ def _train_rank(config: RunConfig, progress: Progress | None = None) -> None:
     silence()
     # Denormal optimizer state makes CPU steps several times slower.
     torch.set_flush_denormal(True)
-    index = read_index(config.dataset_dir)
-    Trainer(config, index, run_fingerprint(config, index), rank_device(config), progress).train()
+    try:
+        index = read_index(config.dataset_dir)
+        Trainer(config, index, run_fingerprint(config, index), rank_device(config), progress).train()
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _train_on_ray(config: RunConfig, num_ranks: int, progress: Progress | None) -> None:

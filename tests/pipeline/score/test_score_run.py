@@ -81,7 +81,11 @@ def test_the_manifest_tells_the_files_and_what_they_were_made_with(trained: RunC
             {"path": "part-00000.parquet", "rows": len(ranked), "sha256": sha256_of(folder / "part-00000.parquet")}
         ],
     }
-    assert sorted(path.name for path in folder.iterdir()) == ["config.resolved.yaml", "manifest.json", "part-00000.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.resolved.yaml",
+        "manifest.json",
+        "part-00000.parquet",
+    ]
     assert not list(trained.workspace_dir.glob(".*"))
 
 

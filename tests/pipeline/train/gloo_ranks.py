@@ -17,9 +17,7 @@ def train_on_ranks(config: RunConfig, num_ranks: int, store: Path) -> list[dict[
     """The training history of a run on `num_ranks` processes; `store` is a file they meet at."""
     store.unlink(missing_ok=True)
     settings = config.model_dump(mode="json", by_alias=True)
-    mp.start_processes(
-        _run_rank, args=(num_ranks, settings, str(store)), nprocs=num_ranks, start_method="spawn"
-    )
+    mp.start_processes(_run_rank, args=(num_ranks, settings, str(store)), nprocs=num_ranks, start_method="spawn")  # type: ignore[attr-defined, no-untyped-call]
     return read_history(config.workspace_dir)
 
 

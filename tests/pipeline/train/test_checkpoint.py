@@ -25,7 +25,7 @@ from pipeline.train.predictor import Predictor
 from pipeline.train.run import train
 
 
-@pytest.fixture()
+@pytest.fixture
 def trained(make_config: Any) -> tuple[RunConfig, Path]:
     config = make_config()
     return config, train(config)

@@ -1,7 +1,6 @@
 """The train stage: what it writes, when it stops, how it resumes, what it refuses."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -69,7 +68,7 @@ def test_every_table_and_every_dense_parameter_is_trained(make_config: Any) -> N
         assert not torch.equal(value, last[name]), f"{name} did not move"
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_parameters_of_an_undisturbed_one(make_config: Any) -> None:
     every = {"checkpoint_every_steps": 5, "max_epochs": 2}
     clean, killed = make_config("clean", train=every), make_config("killed", train=every)
@@ -119,7 +118,11 @@ def test_resuming_with_another_model_is_refused(make_config: Any) -> None:
 
 
 def test_training_stops_when_the_validation_loss_stops_improving(make_config: Any) -> None:
-    settings = {"max_epochs": 20, "sparse_optimizer": {"learning_rate": 1.0}, "dense_optimizer": {"learning_rate": 0.02}}
+    settings = {
+        "max_epochs": 20,
+        "sparse_optimizer": {"learning_rate": 1.0},
+        "dense_optimizer": {"learning_rate": 0.02},
+    }
     config = make_config(train={**settings, "early_stopping": {"patience": 2}})
     best = train(config)
     totals = [record["total"] for record in read_history(config.workspace_dir) if record["kind"] == "validation"]
@@ -168,4 +171,3 @@ def test_a_line_that_a_kill_cut_short_is_not_history(make_config: Any) -> None:
     with open(config.workspace_dir / "metrics.jsonl", "a") as file:
         file.write(json.dumps(before[-1])[:40])
     assert read_history(config.workspace_dir) == before
-    assert os.path.exists(config.workspace_dir / "metrics.jsonl")
