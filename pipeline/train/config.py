@@ -77,6 +77,9 @@ class TrainConfig(Section):
     window_blocks: int = Field(16, ge=1, description="blocks that a lane shuffles together")
     sparse_optimizer: SparseOptimizerConfig = SparseOptimizerConfig()
     dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()
+    learning_rate_decay: Literal["none", "linear"] = Field(
+        "none", description="linear: both learning rates fall to 0 at the end of max_epochs"
+    )
     max_gradient_norm: float | None = Field(None, gt=0, description="clips the dense parameters' global norm")
     sharding: ShardingConfig = ShardingConfig()
     early_stopping: EarlyStoppingConfig | None = EarlyStoppingConfig()

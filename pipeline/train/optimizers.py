@@ -32,6 +32,19 @@ def make_optimizer(model: DistributedModelParallel, config: DenseOptimizerConfig
     return CombinedOptimizer([("sparse", model.fused_optimizer), ("dense", dense)])
 
 
+def set_learning_rates(
+    optimizer: CombinedOptimizer, sparse: SparseOptimizerConfig, dense: DenseOptimizerConfig, factor: float
+) -> None:
+    """Sets both learning rates to `factor` times their configured value; `zero_grad` then hands them to the tables.
+
+    They are a function of the step and so need no place in a checkpoint.
+    """
+    configured = {"sparse": sparse.learning_rate, "dense": dense.learning_rate}
+    for name, part in optimizer.optimizers:
+        for group in part.param_groups:
+            group["lr"] = configured[name] * factor
+
+
 def create_dense_state(optimizer: CombinedOptimizer) -> None:
     """Makes the dense optimizer's state, which it otherwise makes at its first step, so that it can be loaded into."""
     for name, part in optimizer.optimizers:

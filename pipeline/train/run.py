@@ -59,10 +59,11 @@ def train(
 
 def run_fingerprint(config: RunConfig, index: DatasetIndex) -> str:
     """A sha256 over everything that decides the loss curve: data, model, optimizers, batches, seed."""
+    free_keys = _FREE_KEYS - ({"max_epochs"} if config.train.learning_rate_decay == "linear" else set())
     settings = {
         "seed": config.seed,
         "model": config.model.model_dump(mode="json"),
-        "train": {k: v for k, v in config.train.model_dump(mode="json").items() if k not in _FREE_KEYS},
+        "train": {k: v for k, v in config.train.model_dump(mode="json").items() if k not in free_keys},
         "schema": index.schema_fingerprint,
         "shards": [(shard.split, shard.sha256) for shard in index.shards],
     }

@@ -21,7 +21,13 @@ from pipeline.shards.manifest import DatasetIndex, Split
 from pipeline.shards.reader import ShardReader
 from pipeline.train import checkpoint
 from pipeline.train.initial_weights import fill_tables
-from pipeline.train.optimizers import create_dense_state, dense_parameters, fuse_sparse_optimizer, make_optimizer
+from pipeline.train.optimizers import (
+    create_dense_state,
+    dense_parameters,
+    fuse_sparse_optimizer,
+    make_optimizer,
+    set_learning_rates,
+)
 from pipeline.train.sharding import make_sharders, plan_tables, write_plan
 from pipeline.train.telemetry import Telemetry
 from pipeline.train.training_model import TrainingModel
@@ -135,15 +141,24 @@ class Trainer:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()["state"]}
 
     def _train_step(self, batch: Batch) -> Tensor:
+        config = self.train_config
+        set_learning_rates(
+            self.optimizer, config.sparse_optimizer, config.dense_optimizer, self._learning_rate_factor()
+        )
         # zero_grad also pushes the sparse learning rate into the fused kernel.
         self.optimizer.zero_grad()
         losses_T, sums = self.model(batch.to(self.device, non_blocking=True))
         losses_T.sum().backward()
-        if self.train_config.max_gradient_norm is not None:
-            torch.nn.utils.clip_grad_norm_(dense_parameters(self.model), self.train_config.max_gradient_norm)
+        if config.max_gradient_norm is not None:
+            torch.nn.utils.clip_grad_norm_(dense_parameters(self.model), config.max_gradient_norm)
         self.optimizer.step()
         result: Tensor = sums
         return result
+
+    def _learning_rate_factor(self) -> float:
+        if self.train_config.learning_rate_decay == "none":
+            return 1.0
+        return 1.0 - self.position.step / (self.train_config.max_epochs * self.training_reader.order.num_steps)
 
     def _training_batches(self) -> Iterator[Batch]:
         steps_per_epoch = self.training_reader.order.num_steps

@@ -109,6 +109,19 @@ def test_a_second_run_in_a_workspace_must_say_resume_or_overwrite(make_config: A
     assert len(list_checkpoints(config.checkpoints_dir)) == 1
 
 
+def test_learning_rates_fall_to_zero_with_linear_decay(make_config: Any) -> None:
+    steps = {"checkpoint_every_steps": 1, "keep_checkpoints": 1000, "max_epochs": 1}
+    config = make_config(train={**steps, "learning_rate_decay": "linear"})
+    train(config)
+    tensors = [model_tensors(config, path) for path in list_checkpoints(config.checkpoints_dir)]
+    name = "model.towers.output.weight_NIH"
+    moves = [float((after[name] - before[name]).norm()) for before, after in zip(tensors, tensors[1:], strict=False)]
+    assert sum(moves[-5:]) < 0.3 * sum(moves[:5])
+    longer = make_config(train={**steps, "learning_rate_decay": "linear", "max_epochs": 2})
+    with pytest.raises(ArtifactError, match="another dataset, model or train section"):
+        train(longer, resume=True)
+
+
 def test_resuming_with_another_model_is_refused(make_config: Any) -> None:
     config = make_config()
     train(config)
