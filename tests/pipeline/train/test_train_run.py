@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def test_learning_rates_fall_to_zero_with_linear_decay(make_config: Any) -> None
     train(config)
     tensors = [model_tensors(config, path) for path in list_checkpoints(config.checkpoints_dir)]
     name = "model.towers.output.weight_NIH"
-    moves = [float((after[name] - before[name]).norm()) for before, after in zip(tensors, tensors[1:], strict=False)]
+    moves = [float((after[name] - before[name]).norm()) for before, after in pairwise(tensors)]
     assert sum(moves[-5:]) < 0.3 * sum(moves[:5])
     longer = make_config(train={**steps, "learning_rate_decay": "linear", "max_epochs": 2})
     with pytest.raises(ArtifactError, match="another dataset, model or train section"):
