@@ -26,7 +26,7 @@ class FrontEnd(nn.Module):
             raise ValueError("a front end needs at least one table or one numeric input")
         self.feature_names = list(feature_names)
         self.embeddings = EmbeddingBagCollection(tables=list(tables), device=device) if tables else None
-        self.projection = nn.Sequential(nn.Linear(num_dense, dense_width), nn.ReLU()) if num_dense else None
+        self.projection = nn.Sequential(nn.Linear(num_dense, dense_width), nn.SiLU()) if num_dense else None
         widths = {name: table.embedding_dim for table in tables for name in table.feature_names}
         self.output_width = sum(widths[name] for name in feature_names) + (dense_width if num_dense else 0)
 

@@ -1,5 +1,7 @@
 """The building blocks of bodies and towers: every group of equal networks is one batched matrix product.
 
+The activation is SiLU: it has no kink, so rounding stays rounding. See infra/docs/decisions.md.
+
 Shapes: B rows, I input width, E experts, T tasks, N networks of a bank, H hidden width.
 """
 
@@ -9,6 +11,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 
 def _uniform(*shape: int, fan_in: int, gain: float) -> nn.Parameter:
@@ -17,7 +20,7 @@ def _uniform(*shape: int, fan_in: int, gain: float) -> nn.Parameter:
 
 
 class MLP(nn.Sequential):
-    """Linear and ReLU per width: [B, I] -> [B, widths[-1]]."""
+    """Linear and SiLU per width: [B, I] -> [B, widths[-1]]."""
 
     def __init__(self, input_width: int, widths: Sequence[int]) -> None:
         layers: list[nn.Module] = []
@@ -25,7 +28,7 @@ class MLP(nn.Sequential):
             linear = nn.Linear(input_width, width)
             nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu")
             nn.init.zeros_(linear.bias)
-            layers += [linear, nn.ReLU()]
+            layers += [linear, nn.SiLU()]
             input_width = width
         super().__init__(*layers)
 
@@ -59,10 +62,10 @@ class ExpertBank(nn.Module):
         self.later = nn.ModuleList(BatchedLinear(num_experts, before, after) for before, after in pairwise(widths))
 
     def forward(self, x_BI: Tensor) -> Tensor:
-        h_BN = torch.addmm(self.first_bias_N, x_BI, self.first_weight_IN).relu()
+        h_BN = silu(torch.addmm(self.first_bias_N, x_BI, self.first_weight_IN))
         h_EBH = h_BN.view(x_BI.shape[0], self.num_experts, -1).transpose(0, 1)
         for layer in self.later:
-            h_EBH = layer(h_EBH).relu()
+            h_EBH = silu(layer(h_EBH))
         h_BEH: Tensor = h_EBH.transpose(0, 1)
         return h_BEH
 
@@ -93,6 +96,6 @@ class Towers(nn.Module):
     def forward(self, z_BTH: Tensor) -> Tensor:
         h_TBH = z_BTH.transpose(0, 1)
         for layer in self.hidden:
-            h_TBH = layer(h_TBH).relu()
+            h_TBH = silu(layer(h_TBH))
         output_TB: Tensor = self.output(h_TBH).squeeze(-1)
         return output_TB.transpose(0, 1)
