@@ -14,6 +14,7 @@ from pipeline.run_config import RunConfig
 from pipeline.shards.collate import Layout, collate
 from pipeline.shards.manifest import DatasetIndex
 from pipeline.train.checkpoint import CheckpointManifest, check_lineage, load_tensors, read_manifest
+from pipeline.train.device import rank_device
 from pipeline.train.known_warnings import silence
 
 # The training module's name for the model inside it, which its state dict carries.
@@ -34,7 +35,7 @@ class Predictor:
         check_lineage(self.manifest, config.data_schema, index.vocabulary_version, checkpoint, config.dataset_dir)
         self.batch_size = batch_size
         self.layout = Layout.of(index.data_schema, table_rows(index, config.model))
-        self.device = torch.device("cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu")
+        self.device = rank_device(config.train)
         self.model, _ = build_model(index, config.model, config.seed, torch.device("cpu"))
         state = {"model": {STATE_PREFIX + name: value for name, value in self.model.state_dict().items()}}
         load_tensors(checkpoint, state, is_distributed=False)

@@ -21,6 +21,7 @@ from pipeline.executor import Progress
 from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import SPLITS, DatasetIndex, check_schema, read_index, verify_shards
 from pipeline.train.checkpoint import best_checkpoint, list_checkpoints, read_manifest, remove_partial
+from pipeline.train.device import rank_device
 from pipeline.train.known_warnings import silence
 from pipeline.train.telemetry import METRICS_NAME, describe, read_history
 from pipeline.train.trainer import Trainer
@@ -95,7 +96,7 @@ def _prepare_folder(config: RunConfig, index: DatasetIndex, *, resume: bool, ove
 def _num_ranks(config: RunConfig) -> int:
     if config.train.num_ranks is not None:
         return config.train.num_ranks
-    num_ranks = max(1, torch.cuda.device_count()) if config.train.device != "cpu" else 1
+    num_ranks = torch.cuda.device_count() if rank_device(config.train).type == "cuda" else 1
     if config.train.num_lanes % num_ranks:
         raise ConfigError(
             f"train.num_lanes {config.train.num_lanes} is not a multiple of the {num_ranks} GPUs here",
@@ -104,25 +105,10 @@ def _num_ranks(config: RunConfig) -> int:
     return num_ranks
 
 
-def rank_device(config: RunConfig) -> torch.device:
-    """The device of this rank.
-
-    Raises:
-        ConfigError: CUDA is asked for and there is none.
-    """
-    if config.train.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("train.device is cuda, and torch sees no GPU", "set train.device to cpu, or see `doctor`")
-    if config.train.device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)
-    return device
-
-
 @contextmanager
 def one_rank_group(config: RunConfig) -> Iterator[None]:
     """A process group of this process alone: the same code as many ranks, with no cluster."""
-    backend = "nccl" if rank_device(config).type == "cuda" else "gloo"
+    backend = "nccl" if rank_device(config.train).type == "cuda" else "gloo"
     timeout = timedelta(seconds=config.train.collective_timeout_seconds)
     dist.init_process_group(
         backend,
@@ -144,7 +130,7 @@ def _train_rank(config: RunConfig, progress: Progress | None = None) -> None:
     torch.set_flush_denormal(True)
     try:
         index = read_index(config.dataset_dir)
-        Trainer(config, index, run_fingerprint(config, index), rank_device(config), progress).train()
+        Trainer(config, index, run_fingerprint(config, index), rank_device(config.train), progress).train()
     finally:
         torch.set_flush_denormal(False)
 
@@ -153,7 +139,7 @@ def _train_on_ray(config: RunConfig, num_ranks: int, progress: Progress | None) 
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    use_gpu = rank_device(config).type == "cuda"
+    use_gpu = rank_device(config.train).type == "cuda"
     threads = max(1, (os.cpu_count() or 1) // num_ranks)
     trainer = TorchTrainer(
         _ray_worker,
