@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.tasks import Task, chain_of, joint_label, joint_log_probability, space_mask
 
 # log p of a joint probability is kept this far below 0, so that log(1 - p) stays finite in float32.
-MAX_LOG_PROBABILITY = -1e-6
+MAX_LOG_PROBABILITY = -1e-30
 
 
 class ESMMHead(nn.Module):

@@ -13,7 +13,7 @@ from models.catalogue import BODIES, HEADS
 from models.front_end import FrontEnd
 from models.multitask import MultiTaskModel
 from models.tasks import Task
-from pipeline.config import Section, build, nearest
+from pipeline.config import Section, build, nearest, or_else
 from pipeline.errors import ConfigError
 from pipeline.schema import Schema
 from pipeline.shards.manifest import DatasetIndex
@@ -112,9 +112,10 @@ def _make_head(config: ModelConfig, tasks: list[Task]) -> nn.Module:
 def _options(where: str, catalogue: dict[str, type[nn.Module]], choice: ChoiceConfig) -> dict[str, Any]:
     """The checked keyword options of a catalogue entry, read from its own signature."""
     if choice.kind not in catalogue:
+        hint = nearest(choice.kind, catalogue)
         raise ConfigError(
             f"{where}.kind is {choice.kind!r}, which is not in the catalogue ({', '.join(sorted(catalogue))})",
-            nearest(choice.kind, catalogue).rstrip("?"),
+            or_else(hint, "choose another of these") if hint.endswith("?") else "choose one of these",
         )
     checked = build(_options_section(catalogue[choice.kind]), choice.options, where)
     return checked.model_dump()

@@ -23,15 +23,34 @@ SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """A safe loader without aliases, custom tags or duplicate keys."""
+    """A safe loader without aliases, merge keys, tags or duplicate keys."""
+
+    # `<<` and `=` are plain text.
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":merge", ":value"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if self.check_event(yaml.events.AliasEvent):
-            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(
                 None, None, f"alias *{event.anchor} is not allowed: write the value out", event.start_mark
             )
+        if getattr(event, "tag", None) is not None:
+            shown = event.tag.replace("tag:yaml.org,2002:", "!!")
+            raise yaml.constructor.ConstructorError(
+                None, None, f"tag {shown} is not allowed: write the plain value", event.start_mark
+            )
         return super().compose_node(parent, index)
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            # Such as a date with month 13, or a number of thousands of digits.
+            reason = f"bad value: {str(error).partition(';')[0]}"
+            raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark) from error
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -53,9 +72,11 @@ def parse_yaml(text: str, source: str) -> Any:
     Raises:
         ConfigError: the text is not plain YAML; the message holds source, line and column.
     """
-    if len(text.encode()) > MAX_CONFIG_BYTES:
+    # Bytes of the command line that are no UTF-8 arrive as lone surrogates.
+    num_bytes = len(text.encode(errors="surrogatepass"))
+    if num_bytes > MAX_CONFIG_BYTES:
         raise ConfigError(
-            f"{source} has {len(text.encode()):,} bytes, and a configuration has at most {MAX_CONFIG_BYTES:,}",
+            f"{source} has {num_bytes:,} bytes, and a configuration has at most {MAX_CONFIG_BYTES:,}",
             "give the configuration file, not a data file",
         )
     try:
@@ -63,9 +84,8 @@ def parse_yaml(text: str, source: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
-        raise ConfigError(
-            f"{place}: {getattr(error, 'problem', None) or error}", "mend the YAML at that place"
-        ) from error
+        reason = ", ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
+        raise ConfigError(f"{place}: {reason or str(error).splitlines()[0]}", "mend the YAML at that place") from error
     except RecursionError as error:
         raise ConfigError(f"{source} is nested too deeply", "flatten it") from error
 
@@ -97,7 +117,7 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
     """
     for override in overrides:
         path, equals, text = override.partition("=")
-        if not equals or not path:
+        if not equals or not all(path.split(".")):
             raise ConfigError(
                 f"--set {override!r} is not of the form section.key=value", "write --set section.key=value"
             )
@@ -109,10 +129,10 @@ def _with_value(node: Any, keys: Sequence[str], value: Any, path: str) -> Any:
     if not keys:
         return value
     if isinstance(node, list):
-        if not keys[0].isdigit() or int(keys[0]) >= len(node):
+        if not keys[0].isdecimal() or int(keys[0]) >= len(node):
             raise ConfigError(
                 f"--set {path}: {keys[0]!r} is not a place in a list of {len(node)}",
-                f"give a number from 0 to {len(node) - 1}",
+                f"give a number from 0 to {len(node) - 1}" if node else "set the whole list",
             )
         place = int(keys[0])
         return [_with_value(item, keys[1:], value, path) if i == place else item for i, item in enumerate(node)]
@@ -130,6 +150,11 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return "choose from " + ", ".join(listed) if listed else "there is nothing to choose from"
 
 
+def or_else(hint: str, fix: str) -> str:
+    """A hint of `nearest`, and what to do where it does not help."""
+    return f"{hint} If not, {fix}" if hint.endswith("?") else f"{hint}, or {fix}"
+
+
 def build(section: type[SectionT], data: Mapping[str, Any], source: str) -> SectionT:
     """`data` as a checked section; `source` says in messages where the data came from.
 
@@ -142,23 +167,51 @@ def build(section: type[SectionT], data: Mapping[str, Any], source: str) -> Sect
         problems = error.errors(include_url=False)
         # An unknown key is the likeliest cause of a missing one: name it first.
         problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ConfigError(*_explain(section, dict(problem), source, more)) from error
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ConfigError(*_explain(section, data, dict(problem), source, more)) from error
 
 
-def _explain(section: type[BaseModel], problem: dict[str, Any], source: str, more: str) -> tuple[str, str]:
-    location = list(problem["loc"])
-    # A field of a tagged union carries its tag in the location; the user's file does not.
-    path = ".".join(str(part) for part in location) or "the whole file"
-    if problem["type"] == "extra_forbidden":
-        hint = nearest(str(location[-1]), _keys_at(section, location[:-1])).rstrip("?")
-        return f"{source}: unknown key {path}{more}", f"{hint} or remove it"
-    if problem["type"] == "missing":
+def _explain(section: type[BaseModel], data: Any, problem: dict[str, Any], source: str, more: str) -> tuple[str, str]:
+    location, kind, given = list(problem["loc"]), str(problem["type"]), problem.get("input")
+    path = ".".join(_path_in(data, location, kind))
+    if kind == "extra_forbidden":
+        hint = nearest(str(location[-1]), _keys_at(section, location[:-1]))
+        return f"{source}: unknown key {path}{more}", or_else(hint, "remove it")
+    if kind == "missing":
         return f"{source}: {path} is missing{more}", f"add {location[-1]!r}"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    shown = repr(problem.get("input"))
-    value = f" is {shown}" if len(shown) <= 60 and location else ""
-    return f"{source}: {path}{value}: {message[:1].lower()}{message[1:]}{more}", "change that value"
+    if kind == "union_tag_not_found":
+        return f"{source}: {path}.kind is missing{more}", "add 'kind'"
+    if kind == "union_tag_invalid":
+        path, given = f"{path}.kind", problem["ctx"]["tag"]
+        message = f"not one of {problem['ctx']['expected_tags']}"
+    elif kind in ("model_type", "dict_type"):
+        message = "should be a section of keys and values"
+    elif kind == "too_short":
+        message = f"needs at least {problem['ctx']['min_length']}"
+    else:
+        message = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+        message = message[:1].lower() + message[1:]
+    if kind == "value_error" and isinstance(given, dict):
+        # A rule between the keys of a section; its message says which, and may end in a hint.
+        message, colon, hint = message.rpartition(": ") if message.endswith("?") else (message, "", "")
+        fix = "change one of these values"
+        return f"{source}: {f'{path}: ' if path else ''}{message}{more}", or_else(hint, fix) if colon else fix
+    shown = repr(given)
+    value = f" is {shown}" if len(shown) <= 60 else ""
+    return f"{source}: {path}{value}: {message}{more}", "change that value"
+
+
+def _path_in(data: Any, location: Sequence[Any], kind: str) -> list[str]:
+    """The keys of a location as the user wrote them: pydantic puts the tag of a union between them."""
+    path = []
+    for place, part in enumerate(location):
+        is_key = isinstance(data, Mapping) and part in data
+        if is_key or (isinstance(data, list | tuple) and isinstance(part, int)):
+            data = data[part]
+        elif not (kind == "missing" and place == len(location) - 1):
+            continue
+        path.append(str(part))
+    return path
 
 
 def _keys_at(section: type[BaseModel], location: Sequence[Any]) -> set[str]:

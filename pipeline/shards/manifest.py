@@ -1,11 +1,12 @@
 """What a dataset is on disk: its index, the Arrow schema of its shards, and the check that they are intact."""
 
 import json
+import re
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
-from pydantic import ValidationError
+from pydantic import Field, FiniteFloat, PositiveInt, ValidationError
 
 from pipeline.config import Section
 from pipeline.errors import ArtifactError
@@ -13,6 +14,7 @@ from pipeline.files import sha256_of, write_json
 from pipeline.schema import CategoricalFeature, Schema
 
 INDEX_NAME = "index.json"
+PLAIN_NAME = re.compile(r"[\w-][\w.-]*", re.ASCII)
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -25,17 +27,17 @@ SPARSE_PREFIX = "sparse_"
 class ShardEntry(Section):
     path: str
     split: Split
-    rows: int
-    bytes: int
-    sha256: str
+    rows: int = Field(ge=1)
+    bytes: int = Field(ge=1)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class LabelStatistics(Section):
     """Of the training rows on which the task is defined: those where its space's label is 1."""
 
-    rows: int
-    mean: float
-    deviation: float
+    rows: int = Field(ge=0)
+    mean: FiniteFloat
+    deviation: FiniteFloat = Field(ge=0)
 
 
 class DatasetIndex(Section):
@@ -45,7 +47,7 @@ class DatasetIndex(Section):
     schema_fingerprint: str
     data_schema: Schema
     vocabulary_version: str
-    table_rows: dict[str, int]
+    table_rows: dict[str, PositiveInt]
     label_statistics: dict[str, LabelStatistics]
     time_range: tuple[str, str] | None
     shards: tuple[ShardEntry, ...]
@@ -96,14 +98,23 @@ def read_index(dataset_dir: Path) -> DatasetIndex:
         index = DatasetIndex.model_validate(json.loads(path.read_bytes()))
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in problem["loc"])
+        field = ".".join(str(part) for part in problem["loc"]) or "(all)"
         raise ArtifactError(f"{path}: field {field}: {problem['msg']}", "run `preprocess` again") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not JSON: {error}", "run `preprocess` again") from error
     if index.data_schema.fingerprint() != index.schema_fingerprint:
         raise ArtifactError(f"{path}: field schema_fingerprint does not fit data_schema", "run `preprocess` again")
+    for field, found, expected in (
+        ("table_rows", index.table_rows, index.data_schema.table_owners()),
+        ("label_statistics", index.label_statistics, [task.name for task in index.data_schema.tasks]),
+    ):
+        if set(found) != set(expected):
+            raise ArtifactError(
+                f"{path}: field {field} names {', '.join(found) or 'nothing'}, expected {', '.join(expected)}",
+                "run `preprocess` again",
+            )
     for place, shard in enumerate(index.shards):
-        if Path(shard.path).name != shard.path or shard.path.startswith("."):
+        if not PLAIN_NAME.fullmatch(shard.path):
             raise ArtifactError(
                 f"{path}: field shards.{place}.path: {shard.path!r} is not a plain file name", "run `preprocess` again"
             )

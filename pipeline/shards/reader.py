@@ -93,7 +93,7 @@ def _open_shard(path: Path, rows: int) -> pa.Table:
     try:
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise ArtifactError(
             f"shard {path} cannot be read: {str(error).splitlines()[0]}", "restore the file or run `preprocess` again"
         ) from error
