@@ -10,8 +10,8 @@ from jobs.options import Overwrite
 from jobs.terminal import screen
 from pipeline.errors import UsageError
 
-# Written last by the simulator, so its presence tells a folder that holds nothing but a simulation.
-SETTINGS_NAME = "simulation.json"
+# What a simulation, whole or interrupted, consists of.
+PARTS = {"log", "truth", "users.parquet", "items.parquet", "candidates.parquet", "simulation.json"}
 
 
 def main(
@@ -26,8 +26,9 @@ def main(
     from pipeline.simulate.run import simulate
 
     if overwrite and out.exists():
-        if any(out.iterdir()) and not (out / SETTINGS_NAME).exists():
-            raise UsageError(f"{out} holds something that is not a simulation", "give another folder")
+        strange = sorted(path.name for path in out.iterdir() if path.name not in PARTS and path.suffix != ".partial")
+        if strange:
+            raise UsageError(f"{out} holds {strange[0]}, which is not part of a simulation", "give another folder")
         shutil.rmtree(out)
     with screen() as shown:
         show = shown.start_stage("simulate")

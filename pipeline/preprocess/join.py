@@ -109,6 +109,11 @@ def join_tables(log: pa.Table, tables: Sequence[JoinTable], source: str) -> tupl
     """
     missing = []
     for table in tables:
+        if table.log_key not in log.column_names:
+            raise ConfigError(
+                f"table {table.path} joins on {table.log_key!r}, which a table listed after it brings in",
+                "list in preprocess.tables that other table first",
+            )
         keys = _comparable(log.column(table.log_key), f"join column {table.log_key!r} of {source}")
         if keys.type != table.keys.type:
             places = pc.index_in(keys.cast(pa.string()), table.keys.cast(pa.string()))
