@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from pipeline.config import Section, nearest
 
@@ -78,7 +78,7 @@ class NumericFeature(_Feature):
     """A number: clipped, then log1p, then standardised with the training split's mean and deviation."""
 
     kind: Literal["numeric"]
-    clip: tuple[float, float] | None = None
+    clip: tuple[FiniteFloat, FiniteFloat] | None = None
     log1p: bool = False
     standardise: bool = True
     null_indicator: bool = Field(False, description="add a 0/1 input that says the value was null")

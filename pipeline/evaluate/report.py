@@ -3,7 +3,6 @@
 import inspect
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from pipeline.evaluate.metrics import (
     regression_metrics,
 )
 from pipeline.evaluate.plots import draw_calibration, draw_gates, draw_training
+from pipeline.files import write_text
 
 REPORT_VERSION = 1
 UNDEFINED = "\N{EN DASH}"
@@ -109,7 +109,7 @@ def write_report_json(report: Mapping[str, Any], path: Path) -> None:
     Raises:
         ValueError: the report holds NaN or an infinity, which JSON cannot.
     """
-    _write_atomically(path, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def render_html(
@@ -148,7 +148,7 @@ def render_html(
         format_fraction=_format_fraction,
         format_cell=_format_cell,
     )
-    _write_atomically(path, page)
+    write_text(path, page)
 
 
 def _table(tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -241,12 +241,3 @@ def _format_count(count: int | None) -> str:
 
 def _format_cell(value: object) -> str:
     return UNDEFINED if value is None else _format_value(value) if isinstance(value, float) else str(value)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
