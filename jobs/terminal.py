@@ -83,6 +83,13 @@ def print_report(report: dict[str, Any]) -> None:
 
     headers, rows = summary_rows(report)
     print_table(headers, rows)
+    print_alarms(report["alarms"])
+
+
+def print_alarms(alarms: Sequence[str]) -> None:
+    """What a run noticed about its experts, one line each."""
+    for alarm in alarms:
+        print(f"warning: {alarm}")
 
 
 def console(width: int | None = None) -> Console:

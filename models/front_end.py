@@ -1,17 +1,42 @@
-"""The front end: embedding tables and a projection of the numeric inputs, side by side.
+"""The front end: embedding tables and a projection of the numeric inputs, side by side, and what mixes them at once.
 
-Shapes: B rows, D numeric inputs, I width of the result.
+Shapes: B rows, D numeric inputs, I width of the result, G groups of tables, K embedding width, N values of a history.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTensor, KeyedTensor
+from torchrec import (
+    EmbeddingBagCollection,
+    EmbeddingBagConfig,
+    EmbeddingCollection,
+    EmbeddingConfig,
+    JaggedTensor,
+    KeyedJaggedTensor,
+    KeyedTensor,
+)
+
+from models.inputs import DENSE_PART, Inputs
+from models.target_attention import TargetAttention, sum_segments
+
+
+class Attended(NamedTuple):
+    """How a history is read: by attention to the feature `target`, with an activation unit of these widths."""
+
+    target: str
+    widths: tuple[int, ...]
 
 
 class FrontEnd(nn.Module):
-    """([B, D], sparse) -> [B, I]: the bag of each feature in the order of `feature_names`, then the dense part."""
+    """([B, D], sparse) -> [B, I]: a part per feature and then the dense part, as `inputs` says; mixed by `interaction`.
+
+    Each of `groups` has every table for itself: with more than one the result is [B, G, I]. The tables of a group are
+    called `<table>@<group>`, those of the group "" by their own name; `table_of` gives the configured table of each.
+    Features of a table that a history is read from by attention come after all others.
+    """
 
     def __init__(
         self,
@@ -20,21 +45,112 @@ class FrontEnd(nn.Module):
         num_dense: int,
         dense_width: int,
         device: torch.device,
+        *,
+        groups: Sequence[str] = ("",),
+        attention: Mapping[str, Attended] | None = None,
+        interaction: Callable[[Inputs], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         if not tables and not num_dense:
             raise ValueError("a front end needs at least one table or one numeric input")
-        self.feature_names = list(feature_names)
-        self.embeddings = EmbeddingBagCollection(tables=list(tables), device=device) if tables else None
-        self.projection = nn.Sequential(nn.Linear(num_dense, dense_width), nn.SiLU()) if num_dense else None
-        widths = {name: table.embedding_dim for table in tables for name in table.feature_names}
-        self.output_width = sum(widths[name] for name in feature_names) + (dense_width if num_dense else 0)
+        self.num_groups = len(groups)
+        self.attention = dict(attention or {})
+        table_of_feature = {feature: table for table in tables for feature in table.feature_names}
+        _check_attention(self.attention, table_of_feature)
+        attended = {table_of_feature[history].name for history in self.attention}
+        self.bag_features = [name for name in feature_names if table_of_feature[name].name not in attended]
+        self.sequence_features = [name for name in feature_names if table_of_feature[name].name in attended]
+
+        self.table_of: dict[str, str] = {}
+        bags: list[EmbeddingBagConfig] = []
+        sequences: list[EmbeddingBagConfig] = []
+        for group in groups:
+            for table in tables:
+                own = replace(table, name=f"{table.name}@{group}" if group else table.name)
+                self.table_of[own.name] = table.name
+                (sequences if table.name in attended else bags).append(own)
+        # torchrec names the output of a feature that several tables read by feature and table.
+        self._keys = [
+            {name: f"{name}@{table.name}{f'@{group}' if group else ''}" for name, table in table_of_feature.items()}
+            if self.num_groups > 1
+            else {name: name for name in table_of_feature}
+            for group in groups
+        ]
+        self.embeddings = EmbeddingBagCollection(tables=bags, device=device) if bags else None
+        self.sequences = _sequence_collection(sequences, device) if sequences else None
+        self.activation_units = nn.ModuleDict(
+            {
+                f"{history}_{place}": TargetAttention(table_of_feature[history].embedding_dim, chosen.widths)
+                for place in range(self.num_groups)
+                for history, chosen in self.attention.items()
+            }
+        )
+        projection = nn.Linear(num_dense, self.num_groups * dense_width) if num_dense else None
+        self.projection = nn.Sequential(projection, nn.SiLU()) if projection else None
+
+        widths = {n: table_of_feature[n].embedding_dim for n in (*self.bag_features, *self.sequence_features)}
+        inputs = Inputs(widths | ({DENSE_PART: dense_width} if num_dense else {}), self.num_groups)
+        self.interaction = interaction(inputs) if interaction else None
+        self.inputs: Inputs = self.interaction.outputs if self.interaction else inputs  # type: ignore[assignment]
 
     def forward(self, dense: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
-        parts: list[Tensor] = []
+        parts: list[list[Tensor]] = [[] for _ in range(self.num_groups)]
         if self.embeddings is not None:
             # By key: the order of a sharded collection's own values depends on the sharding plan.
-            parts.append(KeyedTensor.regroup([self.embeddings(sparse)], [self.feature_names])[0])
+            names = [[keys[name] for name in self.bag_features] for keys in self._keys]
+            for part, bags_BI in zip(parts, KeyedTensor.regroup([self.embeddings(sparse)], names), strict=True):
+                part.append(bags_BI)
+        if self.sequences is not None:
+            found = self.sequences(sparse)
+            for place, (part, keys) in enumerate(zip(parts, self._keys, strict=True)):
+                values = {name: found[keys[name]] for name in self.sequence_features}
+                part += [self._read(name, place, values) for name in self.sequence_features]
         if self.projection is not None:
-            parts.append(self.projection(dense))
-        return torch.cat(parts, dim=1)
+            for part, dense_BI in zip(parts, self.projection(dense).chunk(self.num_groups, dim=1), strict=True):
+                part.append(dense_BI)
+        groups = [torch.cat(part, dim=1) for part in parts]
+        x = groups[0] if self.num_groups == 1 else torch.stack(groups, dim=1)
+        mixed: Tensor = x if self.interaction is None else self.interaction(x)
+        return mixed
+
+    @property
+    def collections(self) -> list[nn.Module]:
+        """The collections of tables, which are sharded."""
+        return [part for part in (self.embeddings, self.sequences) if part is not None]
+
+    def _read(self, name: str, place: int, values: Mapping[str, JaggedTensor]) -> Tensor:
+        """One feature of an attended table: [B, K], by attention, or the mean as in every other table."""
+        own_NK, lengths_B = values[name].values(), values[name].lengths()
+        if name not in self.attention:
+            mean_BK: Tensor = sum_segments(own_NK, lengths_B) / lengths_B.clamp(min=1).unsqueeze(1)
+            return mean_BK
+        target = values[self.attention[name].target]
+        target_BK = sum_segments(target.values(), target.lengths())
+        read_BK: Tensor = self.activation_units[f"{name}_{place}"](own_NK, lengths_B, target_BK)
+        return read_BK
+
+
+def _sequence_collection(tables: Sequence[EmbeddingBagConfig], device: torch.device) -> EmbeddingCollection:
+    configs = [
+        EmbeddingConfig(
+            name=table.name,
+            embedding_dim=table.embedding_dim,
+            num_embeddings=table.num_embeddings,
+            feature_names=list(table.feature_names),
+        )
+        for table in tables
+    ]
+    return EmbeddingCollection(tables=configs, device=device)
+
+
+def _check_attention(attention: Mapping[str, Attended], table_of_feature: Mapping[str, EmbeddingBagConfig]) -> None:
+    """Raises a ValueError where a history and its target do not share a table, or attended tables differ in width."""
+    for history, chosen in attention.items():
+        for name in (history, chosen.target):
+            if name not in table_of_feature:
+                raise ValueError(f"attention names {name!r}, which is not a sparse feature")
+        if table_of_feature[history] is not table_of_feature[chosen.target]:
+            raise ValueError(f"attention: {history!r} and its target {chosen.target!r} do not share a table")
+    widths = {table_of_feature[history].embedding_dim for history in attention}
+    if len(widths) > 1:
+        raise ValueError(f"attention: the tables of the histories have widths {sorted(widths)}, and must have one")

@@ -2,11 +2,12 @@
 
 The activation is SiLU: it has no kink, so rounding stays rounding. See infra/docs/decisions.md.
 
-Shapes: B rows, I input width, E experts, T tasks, N networks of a bank, H hidden width.
+Shapes: B rows, I input width, G inputs side by side, N networks, E experts, T tasks, O outputs, H hidden width.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -14,22 +15,16 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 
-def _uniform(*shape: int, fan_in: int, gain: float) -> nn.Parameter:
-    bound = gain * math.sqrt(3.0 / fan_in)
-    return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
-
-
 class MLP(nn.Sequential):
     """Linear and SiLU per width: [B, I] -> [B, widths[-1]]."""
 
     def __init__(self, input_width: int, widths: Sequence[int]) -> None:
         layers: list[nn.Module] = []
-        for width in widths:
-            linear = nn.Linear(input_width, width)
+        for before, after in pairwise([input_width, *check_widths(widths)]):
+            linear = nn.Linear(before, after)
             nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu")
             nn.init.zeros_(linear.bias)
             layers += [linear, nn.SiLU()]
-            input_width = width
         super().__init__(*layers)
 
 
@@ -38,7 +33,8 @@ class BatchedLinear(nn.Module):
 
     def __init__(self, num_networks: int, input_width: int, output_width: int, gain: float = math.sqrt(2.0)) -> None:
         super().__init__()
-        self.weight_NIH = _uniform(num_networks, input_width, output_width, fan_in=input_width, gain=gain)
+        bound = gain * math.sqrt(3.0 / input_width)
+        self.weight_NIH = nn.Parameter(torch.empty(num_networks, input_width, output_width).uniform_(-bound, bound))
         self.bias_N1H = nn.Parameter(torch.zeros(num_networks, 1, output_width))
 
     def forward(self, x_NBI: Tensor) -> Tensor:
@@ -46,24 +42,28 @@ class BatchedLinear(nn.Module):
 
 
 class ExpertBank(nn.Module):
-    """All experts that read the same input: [B, I] -> [B, E, H] with H = widths[-1].
+    """The experts on each of G inputs, as many on each: [G, B, I] -> [B, G * E, H] with H = widths[-1].
 
-    The first layer of all experts is one plain product [B, I] x [I, E * H1]; each later layer is one batched product.
+    Experts with the same input share the product of their first layer, [B, I] x [I, E * H1]; all inputs together, and
+    each later layer of all experts, are one batched product.
     """
 
-    def __init__(self, input_width: int, num_experts: int, widths: Sequence[int]) -> None:
+    def __init__(self, input_width: int, num_experts: int, widths: Sequence[int], num_groups: int = 1) -> None:
         super().__init__()
-        if num_experts < 1 or not widths:
-            raise ValueError("an expert bank needs at least one expert and one layer")
+        if num_experts < 1:
+            raise ValueError(f"the number of experts is {num_experts}, and must be at least 1")
+        check_widths(widths)
         self.num_experts = num_experts
         self.output_width = widths[-1]
-        self.first_weight_IN = _uniform(input_width, num_experts * widths[0], fan_in=input_width, gain=math.sqrt(2.0))
-        self.first_bias_N = nn.Parameter(torch.zeros(num_experts * widths[0]))
-        self.later = nn.ModuleList(BatchedLinear(num_experts, before, after) for before, after in pairwise(widths))
+        self.first = BatchedLinear(num_groups, input_width, num_experts * widths[0])
+        # Each expert is a network by itself: its first layer starts as if it stood alone.
+        self.later = nn.ModuleList(
+            BatchedLinear(num_groups * num_experts, before, after) for before, after in pairwise(widths)
+        )
 
-    def forward(self, x_BI: Tensor) -> Tensor:
-        h_BN = silu(torch.addmm(self.first_bias_N, x_BI, self.first_weight_IN))
-        h_EBH = h_BN.view(x_BI.shape[0], self.num_experts, -1).transpose(0, 1)
+    def forward(self, x_GBI: Tensor) -> Tensor:
+        h_GBN = silu(self.first(x_GBI))
+        h_EBH = h_GBN.view(*x_GBI.shape[:2], self.num_experts, -1).transpose(1, 2).flatten(0, 1)
         for layer in self.later:
             h_EBH = silu(layer(h_EBH))
         h_BEH: Tensor = h_EBH.transpose(0, 1)
@@ -71,31 +71,70 @@ class ExpertBank(nn.Module):
 
 
 class SoftmaxGates(nn.Module):
-    """One softmax over the experts for each task, all gates in one product: [B, I] -> [B, T, E]."""
+    """Gates over E experts on each of G inputs, as many on each, in one product: [G, B, I] -> [B, G * gates, E]."""
 
-    def __init__(self, input_width: int, num_tasks: int, num_experts: int) -> None:
+    def __init__(self, input_width: int, num_gates: int, num_experts: int, num_groups: int = 1) -> None:
         super().__init__()
-        self.num_tasks = num_tasks
-        self.linear = nn.Linear(input_width, num_tasks * num_experts, bias=False)
-        nn.init.xavier_uniform_(self.linear.weight)
+        self.num_gates = num_gates
+        bound = math.sqrt(6.0 / (input_width + num_experts))
+        self.weight_GIN = nn.Parameter(
+            torch.empty(num_groups, input_width, num_gates * num_experts).uniform_(-bound, bound)
+        )
 
-    def forward(self, x_BI: Tensor) -> Tensor:
-        logit_BTE: Tensor = self.linear(x_BI).view(x_BI.shape[0], self.num_tasks, -1)
-        return logit_BTE.softmax(dim=-1)
+    def forward(self, x_GBI: Tensor) -> Tensor:
+        logit_GBN = torch.bmm(x_GBI, self.weight_GIN)
+        weight_GBNE = logit_GBN.view(*x_GBI.shape[:2], self.num_gates, -1).softmax(dim=3)
+        return weight_GBNE.transpose(0, 1).flatten(1, 2)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Experts and the gates that mix them, for a look inside a body.
+
+    `expert_BEH` is what each expert says, `weight_BTE` how much each task takes of it, and `seen_TE` (bool) which
+    experts a task's gate sees at all; where it does not, the weight is 0.
+    """
+
+    names: tuple[str, ...]
+    expert_BEH: Tensor
+    weight_BTE: Tensor
+    seen_TE: Tensor
+
+
+def mixtures_of(body: nn.Module, x_BI: Tensor) -> dict[str, Mixture]:
+    """The mixtures of a body's levels on its inputs; empty for a body without experts."""
+    look = getattr(body, "mixtures", None)
+    return look(x_BI) if look else {}
 
 
 class Towers(nn.Module):
-    """One small MLP per task ending in one output, all tasks in one batched product a layer: [B, T, H] -> [B, T]."""
+    """One small MLP per task, all tasks in one batched product a layer, ending in the outputs: [B, T, H] -> [B, O]."""
 
-    def __init__(self, num_tasks: int, input_width: int, widths: Sequence[int]) -> None:
+    def __init__(self, num_outputs: Sequence[int], input_width: int, widths: Sequence[int]) -> None:
         super().__init__()
-        sizes = [input_width, *widths]
-        self.hidden = nn.ModuleList(BatchedLinear(num_tasks, before, after) for before, after in pairwise(sizes))
-        self.output = BatchedLinear(num_tasks, sizes[-1], 1, gain=1.0 / math.sqrt(3.0))
+        sizes = [input_width, *(check_widths(widths) if widths else ())]
+        self.hidden = nn.ModuleList(BatchedLinear(len(num_outputs), before, after) for before, after in pairwise(sizes))
+        self.output = BatchedLinear(sum(num_outputs), sizes[-1], 1, gain=1.0 / math.sqrt(3.0))
+        self.task_O: Tensor
+        places = [task for task, count in enumerate(num_outputs) for _ in range(count)]
+        self.register_buffer("task_O", torch.tensor(places), persistent=False)
+        self.has_one_output_each = max(num_outputs) == 1
 
     def forward(self, z_BTH: Tensor) -> Tensor:
         h_TBH = z_BTH.transpose(0, 1)
         for layer in self.hidden:
             h_TBH = silu(layer(h_TBH))
-        output_TB: Tensor = self.output(h_TBH).squeeze(-1)
-        return output_TB.transpose(0, 1)
+        h_OBH = h_TBH if self.has_one_output_each else h_TBH.index_select(0, self.task_O)
+        output_OB: Tensor = self.output(h_OBH).squeeze(-1)
+        return output_OB.transpose(0, 1)
+
+
+def check_widths(widths: Sequence[int]) -> Sequence[int]:
+    """The widths of layers, unchanged.
+
+    Raises:
+        ValueError: there is none, or one is below 1.
+    """
+    if not widths or min(widths) < 1:
+        raise ValueError(f"widths are {list(widths)}, and must be one or more numbers of at least 1")
+    return widths

@@ -10,8 +10,18 @@ from models.layers import Towers
 from models.tasks import Task, check_tasks
 
 
+def table_groups(body_class: type[nn.Module], tasks: Sequence[Task]) -> list[str]:
+    """The groups of tables that a body wants of the front end: "" for the shared ones, a task's name for its own.
+
+    It says so in its attribute `tables`: "shared", which is the default, "per_task" or "shared_and_per_task".
+    """
+    names = [task.name for task in tasks]
+    groups = {"shared": [""], "per_task": names, "shared_and_per_task": ["", *names]}
+    return groups[getattr(body_class, "tables", "shared")]
+
+
 class MultiTaskModel(nn.Module):
-    """([B, D], sparse) -> [B, T]: one raw output per task, in the order of `tasks`.
+    """([B, D], sparse) -> [B, O]: the raw outputs of the tasks, in the order of `tasks`.
 
     For a binary task it is the logit of P(task | space).
     """
@@ -24,8 +34,9 @@ class MultiTaskModel(nn.Module):
         self.tasks = tuple(tasks)
         self.front_end = front_end
         self.body = body
-        self.towers = Towers(len(tasks), int(body.output_width), tower_widths)  # type: ignore[arg-type]
+        num_outputs = [task.num_outputs for task in tasks]
+        self.towers = Towers(num_outputs, int(body.output_width), tower_widths)  # type: ignore[arg-type]
 
     def forward(self, dense: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
-        logit_BT: Tensor = self.towers(self.body(self.front_end(dense, sparse)))
-        return logit_BT
+        logit_BO: Tensor = self.towers(self.body(self.front_end(dense, sparse)))
+        return logit_BO

@@ -34,8 +34,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes strict JSON (no NaN) with sorted keys, atomically."""
-    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    """Writes strict JSON (no NaN), keys in their order, atomically."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     write_text(path, text)
 
 

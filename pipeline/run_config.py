@@ -23,7 +23,7 @@ class ClusterConfig(Section):
 class RunConfig(Section):
     workspace: str = Field(description="the folder that receives every output of the run")
     inputs: str = Field(".", description="the folder that relative input paths start from")
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     cluster: ClusterConfig = ClusterConfig()
     data_schema: Schema = Field(alias="schema")
     preprocess: PreprocessConfig
@@ -41,6 +41,8 @@ class RunConfig(Section):
             ("model.front_end.num_embeddings", self.model.front_end.num_embeddings, tables),
             ("train.sharding.tables", self.train.sharding.tables, tables),
             ("model.task_weights", self.model.task_weights, tasks),
+            ("model.positive_weights", self.model.positive_weights, tasks),
+            ("model.huber_deltas", self.model.huber_deltas, tasks),
         ):
             for name in names:
                 if name not in choices:

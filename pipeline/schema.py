@@ -15,6 +15,7 @@ NULL_ROW = 1
 NUM_RESERVED_ROWS = 2
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=64)]
+LabelValue = str | int | bool
 
 
 class _Feature(Section):
@@ -115,16 +116,30 @@ class TaskSchema(Section):
     """One objective: what is predicted, from which label column, and on which rows it is defined."""
 
     name: Name
-    kind: Literal["binary", "regression"]
+    kind: Literal["binary", "multiclass", "regression", "watch_time"]
     label: str = Field(description="the label column")
-    positive: str | int | None = Field(None, description="the label value that counts as 1; every other value is 0")
+    positive: LabelValue | None = Field(None, description="the label value that counts as 1; every other value is 0")
+    classes: Annotated[dict[Name, LabelValue], Field(min_length=2)] | None = Field(
+        None, description="multiclass: the label value of each class, in the order of the model's outputs"
+    )
     space: Name | None = Field(None, description="the binary task whose positive rows this task is defined on")
 
     @model_validator(mode="after")
-    def _positive_is_binary(self) -> "TaskSchema":
+    def _values_fit_the_kind(self) -> "TaskSchema":
         if self.positive is not None and self.kind != "binary":
             raise ValueError("positive applies to binary tasks only")
+        if self.classes is not None and self.kind != "multiclass":
+            raise ValueError("classes apply to multiclass tasks only")
+        if self.classes is None and self.kind == "multiclass":
+            raise ValueError("a multiclass task needs classes, which give each class a name and its label value")
         return self
+
+    @property
+    def output_names(self) -> list[str]:
+        """What a model gives for this task, by name: `output_names` of models.tasks, without torch."""
+        names = [f"{self.name}_{name}" for name in self.classes] if self.classes else [self.name]
+        has_joint = self.kind == "binary" and self.space is not None
+        return [*names, f"joint_{self.name}"] if has_joint else names
 
 
 class Schema(Section):
@@ -136,6 +151,9 @@ class Schema(Section):
     keys: KeyColumns = KeyColumns()
     features: tuple[Feature, ...] = Field(min_length=1)
     tasks: tuple[TaskSchema, ...] = Field(min_length=1)
+    weight: str | None = Field(
+        None, min_length=1, description="the column with the weight of each row in the losses; default: 1 each"
+    )
 
     @model_validator(mode="after")
     def _references_hold(self) -> "Schema":
@@ -151,14 +169,11 @@ class Schema(Section):
                     f"{nearest(feature.table_name, owners)}"
                 )
         self._check_spaces()
-        self._check_leaks()
+        self._check_outputs()
+        self._check_labels()
         return self
 
     def _check_spaces(self) -> None:
-        joint = {f"joint_{task.name}" for task in self.tasks if task.space is not None}
-        taken = sorted(joint & {task.name for task in self.tasks})
-        if taken:
-            raise ValueError(f"task {taken[0]!r} has the name of an output that a task with a space gives")
         earlier: dict[str, TaskSchema] = {}
         for task in self.tasks:
             if task.space is not None:
@@ -171,7 +186,16 @@ class Schema(Section):
                     raise ValueError(f"task {task.name!r} has space {task.space!r}, which is not a binary task")
             earlier[task.name] = task
 
-    def _check_leaks(self) -> None:
+    def _check_outputs(self) -> None:
+        # Tasks and outputs stand side by side in reports and ranked candidates.
+        owners: dict[str, str] = {}
+        for task in self.tasks:
+            for name in dict.fromkeys([task.name, *task.output_names]):
+                if name in owners:
+                    raise ValueError(f"tasks {owners[name]!r} and {task.name!r} would both give an output {name!r}")
+                owners[name] = task.name
+
+    def _check_labels(self) -> None:
         labels = {task.label: task.name for task in self.tasks}
         for feature in self.features:
             if feature.source_column in labels:
@@ -179,6 +203,11 @@ class Schema(Section):
                     f"feature {feature.name!r} reads {feature.source_column!r}, "
                     f"which is the label of task {labels[feature.source_column]!r}"
                 )
+        if self.weight in labels:
+            raise ValueError(
+                f"weight {self.weight!r} is the label of task {labels[self.weight]!r}, whose rows with label 0 would "
+                "not count"
+            )
 
     @property
     def sparse_features(self) -> list[SparseFeature]:
@@ -219,6 +248,7 @@ class Schema(Section):
             *_differences("feature", self.features, other.features),
             *_differences("task", self.tasks, other.tasks),
             *([] if self.keys == other.keys else ["the key columns differ"]),
+            *([] if self.weight == other.weight else [f"weight was {other.weight!r}, is {self.weight!r}"]),
         ]
 
 
@@ -231,7 +261,7 @@ def _differences(kind: str, ours: Sequence[Any], theirs: Sequence[Any]) -> list[
         phrases += [
             f"{kind} {name!r}: {key} was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key)
+            if _canonical(before.get(key)) != _canonical(now.get(key))
         ]
     if not phrases and [x.name for x in ours] != [x.name for x in theirs]:
         phrases.append(f"the {kind}s are in another order")
@@ -239,4 +269,5 @@ def _differences(kind: str, ours: Sequence[Any], theirs: Sequence[Any]) -> list[
 
 
 def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    # Keys are not sorted: those of a section have a fixed order, and the order of classes is that of the outputs.
+    return json.dumps(value, separators=(",", ":"))

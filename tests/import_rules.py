@@ -42,7 +42,7 @@ TORCH_FREE = (
     "pipeline.simulate",
     "pipeline.run_config",
     *(f"pipeline.shards.{name}" for name in ("manifest", "writer", "assignment")),
-    *(f"pipeline.evaluate.{name}" for name in ("metrics", "report", "plots")),
+    *(f"pipeline.evaluate.{name}" for name in ("metrics", "calibration", "report", "page", "inspections", "plots")),
 )
 
 

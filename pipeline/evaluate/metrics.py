@@ -1,13 +1,15 @@
 """Metrics of predictions, as pure functions on numpy arrays; one that is undefined is None with a reason.
 
-A new metric is one function and one line in `BINARY_METRICS` or `REGRESSION_METRICS`. The first line of its docstring
-explains it to the readers of the report.
+A new metric is one function and one line in `METRICS`, a new kind of task one entry there. The first line of a
+function's docstring explains the metric to the readers of the report.
+
+Shapes: N rows, C classes of a multiclass task.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +20,18 @@ IntArray = NDArray[np.int64]
 # A float32 sigmoid returns exactly 1 from a logit of about 17 on, and one such row would make the mean log loss
 # infinite. 1e-7 is about the spacing of float32 below 1, so no distinction that float32 can make is lost there.
 MIN_PROBABILITY = 1e-7
-Z_95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
 class Predictions:
     """The rows of one measured thing: a task on its own sample space.
 
-    Arrays have one element per row: prediction is a probability or a value, label is known on every row, group is the
-    user's key (None in an object array: no user), truth is the true probability or expected value.
+    prediction is a probability or a value per row, [N], or a probability per row and class, [N, C], where a label is
+    the place of the class. label, [N], is known on every row; group, [N], is the user's key (None in an object array:
+    no user); truth, of the prediction's shape, is the true probability or expected value.
 
     Raises:
-        ValueError: the lengths differ, or a label or a truth is NaN.
+        ValueError: the shapes do not fit together, or a label or a truth is NaN.
     """
 
     prediction: FloatArray
@@ -38,9 +40,14 @@ class Predictions:
     truth: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        for name, array in (("label", self.label), ("group", self.group), ("truth", self.truth)):
-            if array is not None and array.shape != self.prediction.shape:
-                raise ValueError(f"{name} has shape {array.shape}, and prediction has {self.prediction.shape}")
+        per_row = self.prediction.shape[:1]
+        for name, array, shape in (
+            ("label", self.label, per_row),
+            ("group", self.group, per_row),
+            ("truth", self.truth, self.prediction.shape),
+        ):
+            if array is not None and array.shape != shape:
+                raise ValueError(f"{name} has shape {array.shape}, and must have {shape} as the prediction has")
         for name, values in (("label", self.label), ("truth", self.truth)):
             if values is not None and np.isnan(values).any():
                 raise ValueError(f"{name} is NaN on {np.isnan(values).sum()} rows")
@@ -68,16 +75,6 @@ class Metric:
     fraction_of_best: float | None = None
 
 
-class CalibrationBucket(TypedDict):
-    """Rows with similar predictions; low and high bound the rate of positives with 95% confidence."""
-
-    rows: int
-    mean_prediction: float
-    mean_label: float
-    low: float
-    high: float
-
-
 class UndefinedMetricError(Exception):
     """A metric has no value on these rows; the text says why, in a few words."""
 
@@ -88,7 +85,7 @@ def auc(p: Predictions) -> float:
     (R - P (P + 1) / 2) / (P N), where R is the sum of the midranks of the P positives among P + N rows. Exact: the
     sums are integers. Hanley and McNeil 1982, "The meaning and use of the area under a ROC curve".
     """
-    _require_both_classes(p)
+    _require_several_classes(p)
     value_per_group, _ = _auc_per_group(p.prediction, p.label, np.zeros(p.num_rows, np.int64))
     return float(value_per_group[0])
 
@@ -112,25 +109,48 @@ def gauc(p: Predictions) -> float:
     return float(np.average(value_per_group, weights=rows_per_group))
 
 
+def mean_auc(p: Predictions) -> float:
+    """The AUC of each class against all others, averaged over the classes that occur, each with equal weight.
+
+    A class that no row has is left out, since its AUC is undefined. Not the pairwise mean of Hand and Till 2001.
+    """
+    _require_several_classes(p)
+    of_classes = [
+        auc(Predictions(p.prediction[:, place], (p.label == place).astype(np.float64)))
+        for place in np.unique(p.label).astype(np.int64)
+    ]
+    return float(np.mean(of_classes))
+
+
 def log_loss(p: Predictions) -> float:
     """The mean of -log(probability given to what happened), in nats; lower is better.
 
-    -mean(y log q + (1 - y) log(1 - q)), with q the prediction clipped to [1e-7, 1 - 1e-7] (`MIN_PROBABILITY`).
+    -mean(log q_label), for a binary task -mean(y log q + (1 - y) log(1 - q)), with q the prediction clipped to
+    [1e-7, 1 - 1e-7] (`MIN_PROBABILITY`).
     """
     q = np.clip(p.prediction, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
+    if q.ndim == 2:
+        return float(-np.log(q[np.arange(p.num_rows), p.label.astype(np.int64)]).mean())
     return float(-np.where(p.label == 1, np.log(q), np.log1p(-q)).mean())
 
 
 def normalised_entropy(p: Predictions) -> float:
-    """The log loss over that of always predicting the base rate; 1 is knowing only the rate, and lower is better.
+    """The log loss over that of always predicting how often each label occurs; 1 is knowing only that, lower is better.
 
-    log_loss / -(b log b + (1 - b) log(1 - b)), with b the mean label. He et al. 2014, "Practical lessons from
+    log_loss / -sum_c b_c log b_c, with b_c the share of rows with label c. He et al. 2014, "Practical lessons from
     predicting clicks on ads at Facebook".
     """
-    _require_both_classes(p)
-    base_rate = p.num_positives / p.num_rows
-    entropy = -(base_rate * math.log(base_rate) + (1 - base_rate) * math.log1p(-base_rate))
-    return log_loss(p) / entropy
+    _require_several_classes(p)
+    share = np.unique(p.label, return_counts=True)[1] / p.num_rows
+    return log_loss(p) / float(-(share * np.log(share)).sum())
+
+
+def accuracy(p: Predictions) -> float:
+    """The share of rows whose most probable class is the one that happened; higher is better.
+
+    Of equally probable classes the first counts.
+    """
+    return float((p.prediction.argmax(axis=1) == p.label).mean())
 
 
 def calibration(p: Predictions) -> float:
@@ -164,63 +184,39 @@ def r2(p: Predictions) -> float:
 
 MetricFunction = Callable[[Predictions], float]
 
-BINARY_METRICS: dict[str, MetricFunction] = {
-    "auc": auc,
-    "log_loss": log_loss,
-    "normalised_entropy": normalised_entropy,
-    "calibration": calibration,
-    "gauc": gauc,
+_OF_VALUES: dict[str, MetricFunction] = {"mae": mae, "rmse": rmse, "r2": r2, "calibration": calibration}
+METRICS: dict[str, dict[str, MetricFunction]] = {
+    "binary": {
+        "auc": auc,
+        "log_loss": log_loss,
+        "normalised_entropy": normalised_entropy,
+        "calibration": calibration,
+        "gauc": gauc,
+    },
+    "multiclass": {
+        "auc": mean_auc,
+        "log_loss": log_loss,
+        "normalised_entropy": normalised_entropy,
+        "accuracy": accuracy,
+    },
+    "regression": _OF_VALUES,
+    "watch_time": _OF_VALUES,
 }
-REGRESSION_METRICS: dict[str, MetricFunction] = {"mae": mae, "rmse": rmse, "r2": r2, "calibration": calibration}
 # The value that a metric has without any skill, for those where a fraction of the best reachable value means something.
 CHANCE = {"auc": 0.5, "gauc": 0.5}
 
 
-def binary_metrics(p: Predictions) -> dict[str, Metric]:
-    """Every metric of a binary task, in the order of `BINARY_METRICS`.
+def compute_metrics(kind: str, p: Predictions) -> dict[str, Metric]:
+    """Every metric of a task of this kind, in the order of `METRICS`.
 
     Raises:
-        ValueError: a label is neither 0 nor 1.
+        ValueError: a label is not the place of a class.
     """
-    if not np.isin(p.label, (0, 1)).all():
-        raise ValueError("a binary task has a label that is neither 0 nor 1")
-    return _measure(BINARY_METRICS, p)
-
-
-def regression_metrics(p: Predictions) -> dict[str, Metric]:
-    """Every metric of a regression task, in the order of `REGRESSION_METRICS`."""
-    return _measure(REGRESSION_METRICS, p)
-
-
-def calibration_curve(p: Predictions, num_buckets: int = 20) -> list[CalibrationBucket]:
-    """Rate of positives against prediction, in at most `num_buckets` buckets of about equal numbers of rows.
-
-    Buckets are in order of prediction. Rows with equal predictions share a bucket, so heavy ties give fewer buckets.
-    low and high are Wilson's interval for the rate (Wilson 1927, "Probable inference, the law of succession, and
-    statistical inference"). No rows, or a prediction that is not finite, give no buckets.
-    """
-    if p.num_rows == 0 or not np.isfinite(p.prediction).all():
-        return []
-    order = np.argsort(p.prediction, kind="stable")
-    prediction, label = p.prediction[order], p.label[order]
-    wanted_ends = np.arange(1, num_buckets + 1) * p.num_rows // num_buckets
-    last_values = prediction[wanted_ends[wanted_ends > 0] - 1]
-    ends = np.unique(np.searchsorted(prediction, last_values, side="right"))
-    starts = np.concatenate([[0], ends[:-1]])
-    n = ends - starts
-    mean_prediction = np.add.reduceat(prediction, starts) / n
-    rate = np.add.reduceat(label, starts) / n
-    centre = (rate + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
-    half_width = Z_95 / (1 + Z_95**2 / n) * np.sqrt(rate * (1 - rate) / n + Z_95**2 / (4 * n**2))
-    # Rounding can leave a bound of an all-negative or all-positive bucket just beyond its rate.
-    low, high = np.clip(centre - half_width, 0, rate), np.clip(centre + half_width, rate, 1)
-    columns = zip(n.tolist(), mean_prediction.tolist(), rate.tolist(), low.tolist(), high.tolist(), strict=True)
-    return [CalibrationBucket(rows=a, mean_prediction=b, mean_label=c, low=d, high=e) for a, b, c, d, e in columns]
-
-
-def _measure(metrics: Mapping[str, MetricFunction], p: Predictions) -> dict[str, Metric]:
+    num_classes = {"binary": 2, "multiclass": p.prediction.shape[-1]}.get(kind)
+    if num_classes and not np.isin(p.label, np.arange(num_classes)).all():
+        raise ValueError(f"a {kind} task has a label that is not one of 0 to {num_classes - 1}")
     measured = {}
-    for name, metric in metrics.items():
+    for name, metric in METRICS[kind].items():
         value, reason = _evaluate(metric, p)
         best = None if p.truth is None else _evaluate(metric, replace(p, prediction=p.truth))[0]
         fraction = None
@@ -233,9 +229,9 @@ def _measure(metrics: Mapping[str, MetricFunction], p: Predictions) -> dict[str,
 def _evaluate(metric: MetricFunction, p: Predictions) -> tuple[float | None, str | None]:
     if p.num_rows == 0:
         return None, "there are no rows"
-    num_bad = int(np.count_nonzero(~np.isfinite(p.prediction)))
-    if num_bad:
-        return None, f"{num_bad:,} of {p.num_rows:,} predictions are not finite"
+    is_finite = np.isfinite(p.prediction).reshape(p.num_rows, -1).all(axis=1)
+    if not is_finite.all():
+        return None, f"{np.count_nonzero(~is_finite):,} of {p.num_rows:,} predictions are not finite"
     try:
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             value = metric(p)
@@ -244,9 +240,9 @@ def _evaluate(metric: MetricFunction, p: Predictions) -> tuple[float | None, str
     return (value, None) if math.isfinite(value) else (None, "the values are too large or too small to compute it")
 
 
-def _require_both_classes(p: Predictions) -> None:
-    if p.num_positives in (0, p.num_rows):
-        raise UndefinedMetricError(f"all labels are {1 if p.num_positives else 0}")
+def _require_several_classes(p: Predictions) -> None:
+    if p.label.min() == p.label.max():
+        raise UndefinedMetricError(f"all labels are {p.label[0]:g}")
 
 
 def _auc_per_group(prediction: FloatArray, label: FloatArray, group: NDArray[Any]) -> tuple[FloatArray, IntArray]:

@@ -4,6 +4,7 @@ Equal input gives equal bytes: the ids are salted with the plot's name, and noth
 """
 
 import io
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,18 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 INK, MUTED, BLUE, ORANGE = "#1f2933", "#6b7785", "#1f5a96", "#c2570c"
+# Lines are told apart by colour first and then by dashes; the names of the dashes are those of CSS too.
+LINE_COLORS = (BLUE, ORANGE, "#1b8a7a", "#8250a8", "#b8901c", "#c2457d", "#55a0d8", "#6f5b4b")
+DASHES = ("solid", "dashed", "dotted")
 MAX_TRAIN_POINTS = 120
+MAX_LINE_POINTS = 60
+# A factor from which small values would lie on the axis if the scale were not logarithmic.
+LOG_FROM = 30
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -66,7 +75,7 @@ def draw_training(name: str, train: Mapping[int, float], validation: Mapping[int
         figure = Figure(figsize=(3.5, 2.7), layout="constrained")
         axes = figure.add_subplot(xlabel="step", ylabel="loss")
         if train:
-            steps, losses = _thin(list(train), list(train.values()))
+            steps, losses = _thin(train, MAX_TRAIN_POINTS)
             axes.plot(steps, losses, color=BLUE, linewidth=1.2, label="train", marker="" if len(steps) > 1 else ".")
         if validation:
             axes.plot(list(validation), list(validation.values()), "o-", color=ORANGE, markersize=4, label="validation")
@@ -76,20 +85,77 @@ def draw_training(name: str, train: Mapping[int, float], validation: Mapping[int
         margin = 0.05 * (max(later) - low) or 0.05 * abs(low) or 0.05
         axes.set_ylim(low - margin, max(later) + margin)
         axes.ticklabel_format(axis="y", useOffset=False)
-        axes.locator_params(axis="x", nbins=5, integer=True)
-        axes.xaxis.set_major_formatter("{x:,.0f}")
+        _mark_steps(axes)
         axes.legend()
         curves = (("train", train), ("validation", validation))
         return _to_svg(figure, f"loss of {name}", "; ".join(_describe(*curve) for curve in curves if curve[1]) + ".")
 
 
-def draw_gates(gates: Mapping[str, Any]) -> str:
-    """A heat map of the mean gate weight, tasks down and experts across; None leaves a cell empty."""
-    tasks, experts = gates["tasks"], gates["experts"]
-    weights_TE = np.array(gates["mean_weight"], dtype=np.float64)
+def line_styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a kind of dash for each name, by its place, so that plots of the same names agree."""
+    dashes = [dash for dash in DASHES for _ in LINE_COLORS]
+    return dict(zip(names, itertools.cycle(zip(LINE_COLORS * len(DASHES), dashes, strict=True))))
+
+
+def draw_lines(
+    name: str,
+    lines: Mapping[str, Mapping[int, float]],
+    *,
+    styles: Mapping[str, tuple[str, str]],
+    limits: tuple[float, float] | None = None,
+    reference: float | None = None,
+    is_panel: bool = False,
+) -> str:
+    """Lines over steps, each a mapping from steps, in order, to finite values; at least one holds something.
+
+    `reference` is drawn as a dashed grey line. Without `limits`, positive values that span a factor of `LOG_FROM` have
+    a logarithmic scale. A panel is small and has no legend.
+    """
+    lines = {label: line for label, line in lines.items() if line}
+    values = [value for line in lines.values() for value in line.values()]
+    num_columns = max(1, 46 // (max(map(len, lines)) + 7))
+    num_legend_rows = -(-len(lines) // num_columns)
+    with matplotlib.rc_context(_STYLE):
+        size_inches = (2.5, 1.9) if is_panel else (3.5, 2.4 + 0.19 * num_legend_rows)
+        figure = Figure(figsize=size_inches, layout="constrained")
+        axes = figure.add_subplot(xlabel="step")
+        axes.ticklabel_format(axis="y", useOffset=False)
+        if reference is not None:
+            axes.axhline(reference, color=MUTED, linestyle="--", linewidth=1)
+        for label, line in lines.items():
+            color, dash = styles[label]
+            axes.plot(
+                *_thin(line, MAX_LINE_POINTS),
+                color=color,
+                label=label,
+                linestyle=dash,
+                linewidth=1.3,
+                marker="" if len(line) > 1 else ".",
+            )
+        if limits is not None:
+            axes.set_ylim(limits)
+        elif 0 < LOG_FROM * min(values) <= max(values):
+            axes.set(yscale="log", ylabel="logarithmic scale")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        _mark_steps(axes, 3 if is_panel else 5)
+        if not is_panel:
+            figure.legend(loc="outside lower center", ncols=num_columns, columnspacing=1.2)
+        described = (_describe_ends(label, line) for label, line in lines.items())
+        return _to_svg(figure, name, "; ".join(described) + ".")
+
+
+def draw_mean_weights(name: str, mixture: Mapping[str, Any]) -> str:
+    """A heat map of the mean gate weights, tasks down and experts across; None leaves a cell empty."""
+    tasks, experts = mixture["tasks"], mixture["experts"]
+    weights_TE = np.array(mixture["mean_weight"], dtype=np.float64)
     darkest = float(np.nanmax(weights_TE))
-    widest_label = max(len(expert) for expert in experts)
-    size_inches = (1.5 + max(0.6, 0.09 * widest_label) * len(experts), 0.6 + 0.4 * len(tasks))
+    label_inches = 0.08 * max(map(len, experts))
+    is_slanted = label_inches > 1
+    cell_inches = 0.55 if is_slanted else max(0.55, label_inches)
+    margins_inches = (0.6 + 0.08 * max(map(len, tasks)), 0.4 + 0.6 * label_inches if is_slanted else 0.5)
+    size_inches = (margins_inches[0] + cell_inches * len(experts), margins_inches[1] + 0.36 * len(tasks))
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=size_inches, layout="constrained")
         axes = figure.add_subplot()
@@ -98,7 +164,8 @@ def draw_gates(gates: Mapping[str, Any]) -> str:
             weight = weights_TE[row, column]
             color = "white" if weight > 0.6 * darkest else INK
             axes.text(column + 0.5, row + 0.5, f"{weight:.2f}", ha="center", va="center", color=color)
-        axes.set_xticks(np.arange(len(experts)) + 0.5, experts)
+        slant: Any = {"rotation": 35, "ha": "left", "rotation_mode": "anchor"} if is_slanted else {}
+        axes.set_xticks(np.arange(len(experts)) + 0.5, experts, **slant)
         axes.set_yticks(np.arange(len(tasks)) + 0.5, tasks)
         axes.tick_params(length=0, labelcolor=INK)
         axes.xaxis.tick_top()
@@ -109,7 +176,7 @@ def draw_gates(gates: Mapping[str, Any]) -> str:
             f"{task}: " + ", ".join(f"{e} {w:.2f}" for e, w in zip(experts, row, strict=True) if not math.isnan(w))
             for task, row in zip(tasks, weights_TE, strict=True)
         )
-        return _to_svg(figure, "mean gate weight", "; ".join(rows) + ".")
+        return _to_svg(figure, name, "; ".join(rows) + ".")
 
 
 def _describe(kind: str, curve: Mapping[int, float]) -> str:
@@ -118,13 +185,25 @@ def _describe(kind: str, curve: Mapping[int, float]) -> str:
     return f"{kind} ends at {curve[last]:.4f} at step {last:,} and is lowest, {curve[best]:.4f}, at step {best:,}"
 
 
-def _thin(steps: Sequence[int], losses: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
-    """At most `MAX_TRAIN_POINTS` points, each the mean of as many neighbours."""
-    if len(steps) <= MAX_TRAIN_POINTS:
-        return steps, losses
-    parts = (np.array_split(np.asarray(values, dtype=np.float64), MAX_TRAIN_POINTS) for values in (steps, losses))
-    mean_steps, mean_losses = ([float(part.mean()) for part in values] for values in parts)
-    return mean_steps, mean_losses
+def _describe_ends(label: str, line: Mapping[int, float]) -> str:
+    steps = list(line)
+    first, last = steps[0], steps[-1]
+    return f"{label} from {line[first]:.3g} at step {first:,} to {line[last]:.3g} at step {last:,}"
+
+
+def _mark_steps(axes: Axes, num_intervals: int = 5) -> None:
+    axes.locator_params(axis="x", nbins=num_intervals, integer=True)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+
+
+def _thin(line: Mapping[int, float], num_points: int) -> tuple[list[float], list[float]]:
+    """Steps and values of at most `num_points` points, each the mean of as many neighbours."""
+    steps, values = list(line), list(line.values())
+    if len(steps) <= num_points:
+        return [float(step) for step in steps], values
+    parts = (np.array_split(np.asarray(column, dtype=np.float64), num_points) for column in (steps, values))
+    mean_steps, mean_values = ([float(part.mean()) for part in column] for column in parts)
+    return mean_steps, mean_values
 
 
 def _to_svg(figure: Figure, name: str, description: str) -> str:
@@ -137,5 +216,7 @@ def _to_svg(figure: Figure, name: str, description: str) -> str:
     svg = text[text.index("<svg ") :]
     # Every plot numbers its groups from 1, and nothing refers to them; the other ids are salted, so they stay unique.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    # A hundredth of a point is finer than any screen, and matplotlib writes a ten-thousandth of that.
+    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
     title = escape(f"{name[:1].upper()}{name[1:]}: {description}")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1).replace(">", f"><title>{title}</title>", 1)

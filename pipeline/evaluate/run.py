@@ -1,6 +1,6 @@
 """The evaluate stage: scores a split with a checkpoint, measures every task on its own rows, writes the report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,15 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from models.tasks import JOINT_PREFIX, Task, chain_of, joint_label, space_mask
+from models.tasks import JOINT_PREFIX, Task, chain_of, joint_label, own_output_names, space_mask
 from pipeline.config import dump
 from pipeline.errors import DataError
 from pipeline.evaluate.metrics import Predictions
-from pipeline.evaluate.report import build_report, measure_task, render_html, write_report_json
+from pipeline.evaluate.page import render_html
+from pipeline.evaluate.report import build_report, measure_task, write_report_json
 from pipeline.executor import Progress
 from pipeline.preprocess.config import SourceConfig
+from pipeline.preprocess.formats import read_column_names
 from pipeline.preprocess.sources import list_files, read_table
 from pipeline.run_config import RunConfig
 from pipeline.shards.assignment import SampleOrder
@@ -25,7 +27,7 @@ from pipeline.shards.manifest import KEY_PREFIX, LABELS_COLUMN, check_schema, re
 from pipeline.shards.reader import ShardReader
 from pipeline.train.checkpoint import best_checkpoint
 from pipeline.train.predictor import Predictor
-from pipeline.train.telemetry import read_history
+from pipeline.train.telemetry import read_history, read_inspections
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
@@ -48,7 +50,7 @@ def evaluate(config: RunConfig, *, checkpoint: Path | None = None, progress: Pro
 
     Raises:
         ArtifactError: the dataset or the checkpoint is missing, damaged or of another schema.
-        DataError: the table of true values does not hold every row.
+        DataError: the table of true values does not hold every row or every output.
     """
     index = read_index(config.dataset_dir)
     check_schema(index, config.data_schema, config.dataset_dir)
@@ -60,6 +62,7 @@ def evaluate(config: RunConfig, *, checkpoint: Path | None = None, progress: Pro
     order = SampleOrder(tuple(s.rows for s in shards), 1, config.evaluate.batch_size, 1 << 16, 1, 0, shuffle=False)
     scored = score_split(ShardReader(config.dataset_dir, shards, order), predictor, progress)
     tasks = predictor.model.tasks
+    inspections = read_inspections(config.workspace_dir)
     report = build_report(
         title=config.workspace_dir.name,
         split=split,
@@ -68,7 +71,8 @@ def evaluate(config: RunConfig, *, checkpoint: Path | None = None, progress: Pro
         checkpoint_path=str(checkpoint),
         schema_fingerprint=index.schema_fingerprint,
         tasks=measure(tasks, scored, _read_truth(config, tasks, scored)),
-        gates=_gates(predictor, tasks),
+        mixtures=_mixtures(predictor, tasks),
+        alarms=inspections[-1]["alarms"] if inspections else [],
     )
     dump(config, config.report_dir)
     write_report_json(report, config.report_dir / REPORT_JSON)
@@ -77,9 +81,10 @@ def evaluate(config: RunConfig, *, checkpoint: Path | None = None, progress: Pro
 
 
 def write_page(config: RunConfig, report: dict[str, Any]) -> Path:
-    """Writes report.html from the report, the training history and, where there are any, ranked candidates."""
+    """Writes report.html from the report, what the training told and, where there are any, ranked candidates."""
     path = config.report_dir / REPORT_HTML
-    render_html(report, path, read_history(config.workspace_dir), _ranked_sample(config))
+    history, inspections = read_history(config.workspace_dir), read_inspections(config.workspace_dir)
+    render_html(report, path, history, inspections, _ranked_sample(config))
     return path
 
 
@@ -100,15 +105,18 @@ def score_split(reader: ShardReader, predictor: Predictor, progress: Progress | 
 def measure(
     tasks: Sequence[Task], scored: Scored, truth: dict[str, NDArray[np.float64]] | None
 ) -> list[dict[str, Any]]:
-    """A report entry per task on its own sample space and, for conditional ones, per joint on all impressions."""
+    """A report entry per task on its own sample space and, for conditional ones, per joint on all impressions.
+
+    `truth` holds the true value of every row for each of a task's own outputs, by the output's name.
+    """
     label_NT = torch.from_numpy(scored.label_NT)
     mask_NT = space_mask(tasks, label_NT).numpy()
     group = _group(scored)
     entries = []
     for place, task in enumerate(tasks):
         rows = mask_NT[:, place]
-        own_truth = None if truth is None else truth[task.name]
-        own = _select(scored.outputs[task.name], scored.label_NT[:, place], group, own_truth, rows)
+        own_truth = None if truth is None else _own_values(task, truth)
+        own = _select(_own_values(task, scored.outputs), scored.label_NT[:, place], group, own_truth, rows)
         entries.append(measure_task(task.name, task.kind, own, space=task.space))
         if task.kind == "binary" and task.space is not None:
             name = JOINT_PREFIX + task.name
@@ -118,6 +126,12 @@ def measure(
             joint = _select(scored.outputs[name], target, group, joint_truth, known)
             entries.append(measure_task(name, "binary", joint, space=task.space, scope="all impressions"))
     return entries
+
+
+def _own_values(task: Task, values: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """What belongs to a task on its own space: a value per row or, for several classes, per row and class."""
+    names = own_output_names(task)
+    return np.stack([values[name] for name in names], axis=1) if task.kind == "multiclass" else values[names[0]]
 
 
 def _select(
@@ -147,30 +161,39 @@ def _group(scored: Scored) -> NDArray[Any] | None:
 
 
 def _read_truth(config: RunConfig, tasks: Sequence[Task], scored: Scored) -> dict[str, NDArray[np.float64]] | None:
-    """The true probability or expected value of every row, by task, in the order of the rows."""
+    """The true probability or expected value of every row, by output, in the order of the rows."""
     if config.evaluate.truth is None:
         return None
     section = config.evaluate.truth
     source = SourceConfig(path=config.input_path(section.path))
-    table = read_table(source, [section.key, *(task.name for task in tasks)])
+    file = list_files(source)[0]
+    present = read_column_names(source, file)
+    task_of = {name: task.name for task in tasks for name in own_output_names(task)}
+    missing = [f"{name!r} (task {task!r})" for name, task in task_of.items() if name not in present]
+    if missing:
+        raise DataError(
+            f"{file} has no column {', '.join(missing)}",
+            "add the true values of these tasks, or remove evaluate.truth",
+        )
+    table = read_table(source, [section.key, *task_of])
     places = pc.index_in(scored.keys[KEY_PREFIX + "row"], table[section.key].combine_chunks())
     if places.null_count:
         raise DataError(
-            f"{list_files(source)[0].parent} has no true value for {places.null_count:,} of {scored.num_rows:,} rows",
+            f"{file.parent} has no true value for {places.null_count:,} of {scored.num_rows:,} rows",
             "give the truth that was written beside this log, or remove evaluate.truth",
         )
-    return {task.name: np.asarray(table[task.name].take(places), np.float64) for task in tasks}
+    return {name: np.asarray(table[name].take(places), np.float64) for name in task_of}
 
 
-def _gates(predictor: Predictor, tasks: Sequence[Task]) -> dict[str, Any] | None:
-    gates = predictor.mean_gates()
-    if not gates:
-        return None
-    mean_TE = next(iter(gates.values()))
+def _mixtures(predictor: Predictor, tasks: Sequence[Task]) -> dict[str, Any]:
+    """The mean weight of each expert for each task over the split, by level, as `build_report` takes it."""
     return {
-        "tasks": [task.name for task in tasks],
-        "experts": [f"expert {place}" for place in range(mean_TE.shape[1])],
-        "mean_weight": mean_TE.tolist(),
+        level: {
+            "tasks": [task.name for task in tasks],
+            "experts": mixture["experts"],
+            "mean_weight": [[None if np.isnan(w) else w for w in row] for row in mixture["mean_weight"].tolist()],
+        }
+        for level, mixture in predictor.mean_mixtures().items()
     }
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.preprocess.keys import to_key
+from pipeline.preprocess.labels import read_weights
 from pipeline.preprocess.log import Part, RawLog, RawRows
 from pipeline.preprocess.survey import Counts
 from pipeline.preprocess.transform import FittedTransform
@@ -64,6 +65,8 @@ def _encode(rows: RawRows, fitted: FittedTransform, key_types: dict[str, pa.Data
     for role, column in fitted.schema.keys.model_dump().items():
         if column:
             keys.append(to_key(rows.table.column(column), key_types[role], f"key {role}: column {column!r}"))
-    labels = fitted.encode_labels(rows.table, rows.source, rows.first_row)
+    labels = [fitted.encode_labels(rows.table, rows.source, rows.first_row)]
+    if fitted.schema.weight:
+        labels.append(pa.array(read_weights(fitted.schema.weight, rows.table, rows.source, rows.first_row)))
     schema = shard_schema(fitted.schema, fitted.table_rows, key_types)
-    return pa.Table.from_arrays([*features.columns, labels, *keys], schema=schema)
+    return pa.Table.from_arrays([*features.columns, *labels, *keys], schema=schema)

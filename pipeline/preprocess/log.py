@@ -11,6 +11,7 @@ from pipeline.executor import Executor
 from pipeline.preprocess.config import OrderSplit, SplitConfig
 from pipeline.preprocess.formats import read_column_names
 from pipeline.preprocess.join import JoinTable, join_tables, load_tables, plan_columns
+from pipeline.preprocess.labels import check_classes
 from pipeline.preprocess.sources import Partition, count_rows, plan_partitions, read_partition
 from pipeline.preprocess.split import assign_splits, check_split
 from pipeline.run_config import RunConfig
@@ -56,18 +57,20 @@ def open_log(config: RunConfig, executor: Executor) -> tuple[RawLog, list[Part]]
     """Finds the files, decides where each column comes from, and loads the tables.
 
     Raises:
-        ConfigError: the split's boundaries are in the wrong order, or a column is in two places.
+        ConfigError: the split's boundaries are in the wrong order, two classes have one label value, or a column is
+            in two places.
         DataError: a file, a column or every row is missing, or a table has a key twice.
     """
     config.check_inputs()
     schema, section = config.data_schema, config.preprocess
     check_split(section.split)
+    check_classes(schema)
     source = config.source(section.log)
     partitions = plan_partitions(source, section.rows_per_partition)
     if not partitions:
         raise DataError(f"{source.path} holds no row", "give a log with rows")
     tables = [table.model_copy(update={"path": config.input_path(table.path)}) for table in section.tables]
-    needed = [*schema.input_columns(), *schema.label_columns()]
+    needed = [*schema.input_columns(), *schema.label_columns(), *([schema.weight] if schema.weight else [])]
     if not isinstance(section.split, OrderSplit):
         needed.append(section.split.column)
     first_file = partitions[0].path

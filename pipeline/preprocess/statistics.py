@@ -13,11 +13,17 @@ from pipeline.shards.manifest import SPLITS, LabelStatistics
 
 
 def check_findings(findings: Findings, schema: Schema, config: PreprocessConfig) -> None:
-    """Raises a DataError when a split has no rows, or a task no training row that it is defined on."""
+    """Raises a DataError when a split has no rows, or a task no training row that it is defined on and that counts."""
     _check_splits(findings, config)
     for task in schema.tasks:
-        if findings.labels[task.name, "train"].count:
+        num_rows = findings.labels[task.name, "train"].count
+        if num_rows > findings.counts["tasks", task.name, "zero_weight_rows", "train"]:
             continue
+        if num_rows:
+            raise DataError(
+                f"task {task.name!r}: column {schema.weight!r} is 0 in every training row that the task is defined on",
+                "give rows to train on a weight above 0, or remove the task",
+            )
         if findings.counts["tasks", task.name, "nulls", "train"] == findings.num_rows("train"):
             raise DataError(
                 f"task {task.name!r}: label column {task.label!r} is null in every training row",
@@ -26,6 +32,13 @@ def check_findings(findings: Findings, schema: Schema, config: PreprocessConfig)
         raise DataError(
             f"task {task.name!r} is defined on no training row: none has {task.space!r} = 1 and a label",
             "give more training rows, or another `space`",
+        )
+
+    # The validation loss decides which checkpoint is best.
+    if findings.counts["zero_weight_rows", "validation"] == findings.num_rows("validation"):
+        raise DataError(
+            f"column {schema.weight!r}, the weight, is 0 in every row of the validation split",
+            "give rows to validate on a weight above 0, or move the split",
         )
 
 
@@ -71,7 +84,8 @@ def describe(log: RawLog, findings: Findings, fitted: FittedTransform, encoded: 
         }
     for (task, split), labels in findings.labels.items():
         content["tasks"][task].setdefault("rows", {})[split] = labels.count
-        content["tasks"][task].setdefault("mean", {})[split] = labels.mean if labels.count else None
+        if "classes" not in content["tasks"][task]:
+            content["tasks"][task].setdefault("mean", {})[split] = labels.mean if labels.count else None
     content["tables"] = {name: {"rows": rows} for name, rows in fitted.table_rows.items()}
     for name, values in findings.values.items():
         content["tables"][name] |= {

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipeline.preprocess.formats import format_of
 from pipeline.preprocess.keys import key_type, unify
-from pipeline.preprocess.labels import defined_rows, read_labels
+from pipeline.preprocess.labels import defined_rows, read_labels, read_weights
 from pipeline.preprocess.log import Part, RawLog, RawRows
 from pipeline.preprocess.normalize import Moments
 from pipeline.preprocess.split import TimeSpan, time_span
@@ -107,11 +107,18 @@ def _survey_numeric(survey: Survey, feature: NumericFeature, rows: RawRows) -> N
 def _survey_labels(survey: Survey, schema: Schema, rows: RawRows) -> None:
     labels = read_labels(schema, rows.table, rows.source, rows.first_row)
     defined = defined_rows(schema, labels)
+    weights = read_weights(schema.weight, rows.table, rows.source, rows.first_row) if schema.weight else None
+    if weights is not None:
+        _count(survey.counts, ("zero_weight_rows",), rows.splits[weights == 0])
     for task in schema.tasks:
-        _count(survey.counts, ("tasks", task.name, "nulls"), rows.splits[np.isnan(labels[task.name])])
+        own, is_defined = labels[task.name], defined[task.name]
+        _count(survey.counts, ("tasks", task.name, "nulls"), rows.splits[np.isnan(own)])
+        for place, name in enumerate(task.classes or ()):
+            _count(survey.counts, ("tasks", task.name, "classes", name), rows.splits[is_defined & (own == place)])
+        if weights is not None:
+            _count(survey.counts, ("tasks", task.name, "zero_weight_rows"), rows.splits[is_defined & (weights == 0)])
         for place, split in enumerate(SPLITS):
-            chosen = labels[task.name][defined[task.name] & (rows.splits == place)]
-            survey.labels[task.name, split] = Moments.of(chosen)
+            survey.labels[task.name, split] = Moments.of(own[is_defined & (rows.splits == place)])
 
 
 class Findings:

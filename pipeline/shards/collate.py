@@ -14,7 +14,7 @@ from torchrec import KeyedJaggedTensor
 from models.batch import Batch
 from pipeline.errors import ArtifactError
 from pipeline.schema import CategoricalFeature, Schema
-from pipeline.shards.manifest import DENSE_COLUMN, LABELS_COLUMN, SPARSE_PREFIX
+from pipeline.shards.manifest import DENSE_COLUMN, LABELS_COLUMN, SPARSE_PREFIX, WEIGHT_COLUMN
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Layout:
 def collate(table: pa.Table, layout: Layout, num_rows: int, position: tuple[int, int] = (0, 0)) -> Batch:
     """A Batch of exactly `num_rows` rows: those of `table`, then padding with weight 0, empty bags and null labels.
 
-    A table without a labels column (candidates) gives null labels.
+    A table without a labels column (candidates) gives null labels, one without a weight column weight 1.
 
     Raises:
         ArtifactError: an id lies outside its table; the message names the feature.
@@ -59,13 +59,13 @@ def collate(table: pa.Table, layout: Layout, num_rows: int, position: tuple[int,
         values=torch.from_numpy(np.concatenate(values).astype(np.int64) if values else np.empty(0, np.int64)),
         lengths=torch.from_numpy(np.concatenate(lengths) if lengths else np.empty(0, np.int32)),
     )
-    weights = torch.zeros(num_rows)
-    weights[:rows] = 1.0
+    weights = np.zeros(num_rows, np.float32)
+    weights[:rows] = table[WEIGHT_COLUMN].to_numpy() if WEIGHT_COLUMN in table.column_names else 1.0
     return Batch(
         torch.from_numpy(_matrix(table, DENSE_COLUMN, layout.num_dense, padding, 0.0)),
         sparse,
         torch.from_numpy(_matrix(table, LABELS_COLUMN, layout.num_tasks, padding, np.nan)),
-        weights,
+        torch.from_numpy(weights),
         position,
     )
 

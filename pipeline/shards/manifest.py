@@ -20,6 +20,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 DENSE_COLUMN = "dense"
 LABELS_COLUMN = "labels"
+WEIGHT_COLUMN = "weight"
 KEY_PREFIX = "key_"
 SPARSE_PREFIX = "sparse_"
 
@@ -33,7 +34,11 @@ class ShardEntry(Section):
 
 
 class LabelStatistics(Section):
-    """Of the training rows on which the task is defined: those where its space's label is 1."""
+    """Of the training rows on which the task is defined: those where its space's label is 1.
+
+    `mean` and `deviation` are those of the label as shards have it: of a binary task the mean is the share of 1; of a
+    multiclass task they are about places of classes, whose shares are in statistics.json.
+    """
 
     rows: int = Field(ge=0)
     mean: FiniteFloat
@@ -60,7 +65,7 @@ class DatasetIndex(Section):
 
 
 def shard_schema(schema: Schema, table_rows: dict[str, int], key_types: dict[str, pa.DataType]) -> pa.Schema:
-    """The Arrow schema of a shard: sparse features in schema order, `dense`, `labels`, then the raw keys.
+    """The Arrow schema of a shard: sparse features in schema order, `dense`, `labels`, `weight` if any, the raw keys.
 
     `key_types` maps a role of the schema's keys (user, item, request, time, row) to its raw Arrow type.
     """
@@ -72,6 +77,8 @@ def shard_schema(schema: Schema, table_rows: dict[str, int], key_types: dict[str
     if schema.dense_names:
         fields.append(pa.field(DENSE_COLUMN, pa.list_(pa.float32(), len(schema.dense_names)), nullable=False))
     fields.append(pa.field(LABELS_COLUMN, pa.list_(pa.float32(), len(schema.tasks)), nullable=False))
+    if schema.weight:
+        fields.append(pa.field(WEIGHT_COLUMN, pa.float32(), nullable=False))
     fields += [pa.field(KEY_PREFIX + role, type_) for role, type_ in key_types.items()]
     return pa.schema(fields)
 

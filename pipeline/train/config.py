@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, FiniteFloat, PositiveInt, model_validator
 
 from pipeline.config import Section
 
@@ -19,26 +19,43 @@ class ChoiceConfig(Section):
         return dict(self.model_extra or {})
 
 
+Positive = Annotated[FiniteFloat, Field(gt=0)]
 EmbeddingDim = Annotated[int, Field(ge=4, multiple_of=4)]
 
 
+class AttentionConfig(Section):
+    """Reads a history by attention to one feature of the row (DIN), instead of as a mean."""
+
+    target: str = Field(description="the feature that the items of the history are compared with; shares their table")
+    widths: tuple[PositiveInt, ...] = Field((32,), min_length=1, description="hidden layers of the activation unit")
+
+
 class FrontEndConfig(Section):
-    """Embedding widths and the projection of the numeric inputs."""
+    """Embedding widths, how histories are read, and the projection of the numeric inputs."""
 
     embedding_dim: EmbeddingDim = Field(16, description="width of every table not named below")
     embedding_dims: dict[str, EmbeddingDim] = Field(default_factory=dict, description="width by table name")
     num_embeddings: dict[str, int] = Field(
         default_factory=dict, description="rows by table name; default: what the dataset needs"
     )
+    attention: dict[str, AttentionConfig] = Field(default_factory=dict, description="by history; default: its mean")
     dense_width: int = Field(32, ge=1, description="width of the projection of all numeric inputs")
 
 
 class ModelConfig(Section):
     front_end: FrontEndConfig = FrontEndConfig()
+    interaction: ChoiceConfig | None = Field(None, description="mixes the inputs before the body")
     body: ChoiceConfig = ChoiceConfig(kind="mmoe")
     head: ChoiceConfig = ChoiceConfig(kind="independent")
-    tower_widths: tuple[int, ...] = Field((32,), description="hidden layers of each task's tower")
-    task_weights: dict[str, float] = Field(default_factory=dict, description="loss weight by task; default 1")
+    tower_widths: tuple[PositiveInt, ...] = Field((32,), description="hidden layers of each task's tower")
+    balancer: ChoiceConfig = ChoiceConfig(kind="fixed")
+    task_weights: dict[str, Positive] = Field(default_factory=dict, description="loss weight by task; default 1")
+    positive_weights: dict[str, Positive] = Field(
+        default_factory=dict, description="weight of rows with label 1 by binary task; probabilities stay calibrated"
+    )
+    huber_deltas: dict[str, Positive] = Field(
+        default_factory=dict, description="by regression task: Huber's loss, linear beyond so many deviations"
+    )
 
 
 class SparseOptimizerConfig(Section):
@@ -87,6 +104,7 @@ class TrainConfig(Section):
     checkpoint_every_steps: int | None = Field(None, ge=1, description="default: with each validation")
     keep_checkpoints: int = Field(2, ge=1, description="the newest ones; the best one is kept besides")
     log_every_steps: int = Field(20, ge=1)
+    inspect_every_steps: int | None = Field(50, ge=1, description="looks at gates and gradients; null: never")
     collective_timeout_seconds: int = Field(300, ge=1)
     max_failures: int = Field(3, ge=0, description="restarts of the worker group after a lost process")
 

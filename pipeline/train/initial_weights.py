@@ -31,7 +31,8 @@ def fill_tables(model: nn.Module, seed: int) -> None:
 def table_of(state_name: str) -> str | None:
     """The table that a key of a state dict is the weight of, or None."""
     parts = state_name.split(".")
-    return parts[-2] if len(parts) >= 3 and parts[-1] == "weight" and parts[-3] == "embedding_bags" else None
+    is_weight = len(parts) >= 3 and parts[-1] == "weight" and parts[-3] in ("embedding_bags", "embeddings")
+    return parts[-2] if is_weight else None
 
 
 def _parts(value: Tensor | ShardedTensor) -> Iterator[tuple[Tensor, int, int]]:

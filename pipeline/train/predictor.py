@@ -2,12 +2,14 @@
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from models.layers import mixtures_of
 from models.tasks import predictions
 from pipeline.assemble import build_model, check_model, table_rows
 from pipeline.run_config import RunConfig
@@ -36,13 +38,13 @@ class Predictor:
         self.batch_size = batch_size
         self.layout = Layout.of(index.data_schema, table_rows(index, config.model))
         self.device = rank_device(config.train)
-        self.model, _ = build_model(index, config.model, config.seed, torch.device("cpu"))
+        self.model = build_model(index, config.model, config.seed, torch.device("cpu"))
         state = {"model": {STATE_PREFIX + name: value for name, value in self.model.state_dict().items()}}
         load_tensors(checkpoint, state, is_distributed=False)
         self.model.load_state_dict({name.removeprefix(STATE_PREFIX): v for name, v in state["model"].items()})
         self.model.to(self.device).eval()
-        self._gate_sums: dict[str, torch.Tensor] = {}
-        self._gate_rows = 0
+        self._mixtures: dict[str, tuple[tuple[str, ...], torch.Tensor]] = {}
+        self._num_rows = 0
 
     @torch.no_grad()
     def predict(self, table: pa.Table) -> dict[str, NDArray[np.float64]]:
@@ -52,21 +54,25 @@ class Predictor:
             rows = table.slice(first, self.batch_size)
             batch = collate(rows, self.layout, rows.num_rows).to(self.device)
             x_BI = self.model.front_end(batch.dense, batch.sparse)
-            logit_BT = self.model.towers(self.model.body(x_BI))
-            for name, value_B in predictions(self.model.tasks, logit_BT).items():
+            logit_BO = self.model.towers(self.model.body(x_BI))
+            for name, value_B in predictions(self.model.tasks, logit_BO).items():
                 parts[name].append(value_B.double().cpu().numpy())
-            self._add_gates(x_BI)
+            self._add_mixtures(x_BI)
         return {name: np.concatenate(values) for name, values in parts.items()}
 
-    def mean_gates(self) -> dict[str, NDArray[np.float64]]:
-        """The mean weight of each expert for each task over all rows predicted so far, by gate: [T, E]."""
-        return {name: (sums / self._gate_rows).cpu().numpy() for name, sums in self._gate_sums.items()}
+    def mean_mixtures(self) -> dict[str, dict[str, Any]]:
+        """How each task mixes the experts over all rows predicted so far, by level.
 
-    def _add_gates(self, x_BI: torch.Tensor) -> None:
-        gates = getattr(self.model.body, "gates", None)
-        if gates is None:
-            return
-        self._gate_rows += x_BI.shape[0]
-        for name, gate_BTE in gates(x_BI).items():
-            sums_TE = gate_BTE.double().sum(dim=0)
-            self._gate_sums[name] = self._gate_sums.get(name, torch.zeros_like(sums_TE)) + sums_TE
+        {"experts": E names, "mean_weight": [T, E], NaN where a task's gate does not see the expert}
+        """
+        return {
+            level: {"experts": list(names), "mean_weight": (sums_TE / self._num_rows).cpu().numpy()}
+            for level, (names, sums_TE) in self._mixtures.items()
+        }
+
+    def _add_mixtures(self, x_BI: torch.Tensor) -> None:
+        self._num_rows += len(x_BI)
+        for level, mixture in mixtures_of(self.model.body, x_BI).items():
+            sums_TE = mixture.weight_BTE.double().sum(dim=0).masked_fill(~mixture.seen_TE, torch.nan)
+            earlier_TE = self._mixtures[level][1] if level in self._mixtures else 0.0
+            self._mixtures[level] = (mixture.names, sums_TE + earlier_TE)

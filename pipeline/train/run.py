@@ -23,13 +23,13 @@ from pipeline.shards.manifest import SPLITS, DatasetIndex, check_schema, read_in
 from pipeline.train.checkpoint import best_checkpoint, list_checkpoints, read_manifest, remove_partial
 from pipeline.train.device import rank_device
 from pipeline.train.known_warnings import silence
-from pipeline.train.telemetry import METRICS_NAME, describe, read_history
+from pipeline.train.telemetry import INSPECTIONS_NAME, METRICS_NAME, describe, read_history
 from pipeline.train.trainer import Trainer
 
 # What may change between a checkpoint and its resumption without changing the loss curve.
 _FREE_KEYS = {
     "num_ranks", "device", "sharding", "max_epochs", "early_stopping", "validate_every_steps", "checkpoint_every_steps",
-    "keep_checkpoints", "log_every_steps", "collective_timeout_seconds", "max_failures",
+    "keep_checkpoints", "log_every_steps", "inspect_every_steps", "collective_timeout_seconds", "max_failures",
 }  # fmt: skip
 _WORKER_POLL_SECONDS = 0.5
 
@@ -76,7 +76,8 @@ def _prepare_folder(config: RunConfig, index: DatasetIndex, *, resume: bool, ove
     present = list_checkpoints(folder)
     if overwrite:
         shutil.rmtree(folder, ignore_errors=True)
-        (config.workspace_dir / METRICS_NAME).unlink(missing_ok=True)
+        for name in (METRICS_NAME, INSPECTIONS_NAME):
+            (config.workspace_dir / name).unlink(missing_ok=True)
         shutil.rmtree(config.workspace_dir / "tensorboard", ignore_errors=True)
     elif present and not resume:
         raise UsageError(

@@ -1,11 +1,13 @@
 """Places the embedding tables on ranks: constraints, the planner, and the plan as text."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
@@ -19,8 +21,15 @@ AUTO_TYPES = ["table_wise", "row_wise"]
 RESERVED_FRACTION = 0.15
 
 
-class _TableSharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
+class _BagSharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
     """torchrec hides row_wise on CPU, where it works; this lists it."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        return sorted({*super().sharding_types(compute_device_type), "row_wise"})
+
+
+class _SequenceSharder(EmbeddingCollectionSharder):  # type: ignore[misc]
+    """The same for the tables whose rows are not pooled."""
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         return sorted({*super().sharding_types(compute_device_type), "row_wise"})
@@ -28,12 +37,13 @@ class _TableSharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
 
 def make_sharders() -> list[ModuleSharder[nn.Module]]:
     """The sharders of a run. Ids are checked on the host before; FATAL is the net below that."""
-    return [_TableSharder(fused_params={"bounds_check_mode": BoundsCheckMode.FATAL})]
+    fused_params = {"bounds_check_mode": BoundsCheckMode.FATAL}
+    return [_BagSharder(fused_params=dict(fused_params)), _SequenceSharder(fused_params=dict(fused_params))]
 
 
 def plan_tables(
     model: nn.Module,
-    table_names: list[str],
+    table_of: Mapping[str, str],
     config: ShardingConfig,
     sharders: list[ModuleSharder[nn.Module]],
     device: torch.device,
@@ -41,16 +51,18 @@ def plan_tables(
 ) -> ShardingPlan:
     """The placement of every table, made on rank 0 and sent to all. Needs a process group.
 
+    `table_of` gives the configured table of each table of the model.
+
     Raises:
         ConfigError: the tables do not fit the ranks.
     """
     constraints = {
         name: ParameterConstraints(
-            sharding_types=_sharding_types(config, name),
+            sharding_types=_sharding_types(config, table),
             # Data-parallel tables would leave the fused optimizer.
             compute_kernels=["fused"],
         )
-        for name in table_names
+        for name, table in table_of.items()
     }
     planner = EmbeddingShardingPlanner(
         topology=_topology(device),

@@ -1,11 +1,11 @@
-"""What a run tells while it trains: metrics.jsonl, TensorBoard events, progress."""
+"""What a run tells while it trains: metrics.jsonl, inspections.jsonl, TensorBoard events, progress."""
 
 import json
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch.distributed as dist
 from torch import Tensor
@@ -14,13 +14,15 @@ from torch.utils.tensorboard import SummaryWriter
 from pipeline.executor import Progress
 
 METRICS_NAME = "metrics.jsonl"
+INSPECTIONS_NAME = "inspections.jsonl"
 
 
 class Telemetry:
-    """Averages the losses of the steps since the last record over all ranks; the first rank writes them down.
+    """Averages the losses of the steps since the last record; the first rank writes them down.
 
-    A record: {"step", "num_steps" (at most, in the whole run), "epoch", "kind": "train" | "validation",
-    "losses": {task: mean}, "total", "seconds"}.
+    A record of metrics.jsonl: {"step", "num_steps" (at most, in the whole run), "epoch", "kind": "train" or
+    "validation", "losses": {task: mean}, "total", "seconds"}. One of inspections.jsonl: {"step", "epoch"} and what
+    `inspect_step` gives.
     """
 
     def __init__(
@@ -40,36 +42,29 @@ class Telemetry:
         self.progress = progress
         self.started = time.monotonic()
         self.sums: Tensor | None = None
-        self.file = self.events = None
+        self.files: dict[str, TextIO] = {}
+        self.events: SummaryWriter | None = None
         if dist.get_rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            _forget_after(folder / METRICS_NAME, resumed_step)
-            self.file = open(folder / METRICS_NAME, "a", encoding="utf-8")  # noqa: SIM115
+            for name in (METRICS_NAME, INSPECTIONS_NAME):
+                _forget_after(folder / name, resumed_step)
+                self.files[name] = open(folder / name, "a", encoding="utf-8")  # noqa: SIM115
             self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
 
     def record(self, step: int, epoch: int, sums: Tensor) -> None:
-        """Adds one step's [2, T] sums; every `every_steps` steps writes their mean. A collective then."""
+        """Adds one step's [2, T] sums over all ranks; every `every_steps` steps writes their mean."""
         self.sums = sums if self.sums is None else self.sums + sums
         if step % self.every_steps == 0:
             self.write(step, epoch, "train", self.sums)
             self.sums = None
 
     def write(self, step: int, epoch: int, kind: str, sums: Tensor) -> tuple[dict[str, float], float]:
-        """Mean loss per task and their weighted total over all ranks. A collective."""
-        sums = sums.double().clone()
-        dist.all_reduce(sums)
+        """Mean loss per task and their weighted total, from [2, T] sums over all ranks."""
         losses = {
             name: (loss / weight if weight else 0.0)
-            for name, loss, weight in zip(self.task_names, *sums.tolist(), strict=True)
+            for name, loss, weight in zip(self.task_names, *sums.double().tolist(), strict=True)
         }
         total = sum(weight * losses[name] for name, weight in zip(self.task_names, self.task_weights, strict=True))
-        if self.file is not None:
-            self._write_record(step, epoch, kind, losses, total)
-        return losses, total
-
-    def _write_record(self, step: int, epoch: int, kind: str, losses: dict[str, float], total: float) -> None:
-        assert self.file is not None
-        assert self.events is not None
         record = {
             "step": step,
             "num_steps": self.num_steps,
@@ -79,24 +74,57 @@ class Telemetry:
             "total": total,
             "seconds": round(time.monotonic() - self.started, 3),
         }
-        self.file.write(json.dumps(record) + "\n")
-        self.file.flush()
-        for name, loss in losses.items():
-            self.events.add_scalar(f"{kind}/{name}", loss, step)
-        self.events.add_scalar(f"{kind}/total", total, step)
+        self._append(
+            METRICS_NAME, record, {f"{kind}/{name}": loss for name, loss in (*losses.items(), ("total", total))}
+        )
         if self.progress is not None:
             self.progress(describe(record), step, self.num_steps)
+        return losses, total
+
+    def write_inspection(self, step: int, epoch: int, seen: dict[str, Any]) -> None:
+        """Writes down what `inspect_step` saw after a step."""
+        names, gradients = self.task_names, seen["gradients"]
+        scalars = {f"gradient_norm/{task}": norm for task, norm in gradients["norm"].items()}
+        scalars |= {f"loss_weight/{task}": weight for task, weight in seen["weights"]["loss"].items()}
+        scalars |= {f"shared_weight/{task}": weight for task, weight in seen["weights"]["shared"].items()}
+        for place, task in enumerate(names):
+            for other in range(place):
+                scalars[f"gradient_cosine/{names[other]}_{task}"] = gradients["cosine"][place][other]
+        for level, mixture in seen["mixtures"].items():
+            where = level.replace(" ", "_")
+            scalars |= {f"gate_entropy_{where}/{task}": entropy for task, entropy in mixture["entropy"].items()}
+            for task, weights in mixture["mean_weight"].items():
+                for expert, weight in zip(mixture["experts"], weights, strict=True):
+                    if weight is not None:
+                        scalars[f"gate_{where}_{task}/{expert.replace(' ', '_')}"] = weight
+        self._append(INSPECTIONS_NAME, {"step": step, "epoch": epoch, **seen}, scalars)
+
+    def _append(self, file_name: str, record: dict[str, Any], scalars: dict[str, float]) -> None:
+        if self.events is None:
+            return
+        self.files[file_name].write(json.dumps(record) + "\n")
+        self.files[file_name].flush()
+        for name, value in scalars.items():
+            self.events.add_scalar(name, value, record["step"])
 
     def close(self) -> None:
-        if self.file is not None:
-            self.file.close()
+        for file in self.files.values():
+            file.close()
         if self.events is not None:
             self.events.close()
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """The records of metrics.jsonl in their order; empty when there are none."""
-    path = folder / METRICS_NAME
+    return _read_records(folder / METRICS_NAME)
+
+
+def read_inspections(folder: Path) -> list[dict[str, Any]]:
+    """What `inspect_step` saw at each inspected step, with its "step" and "epoch", in their order."""
+    return _read_records(folder / INSPECTIONS_NAME)
+
+
+def _read_records(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
@@ -109,7 +137,7 @@ def describe(record: dict[str, Any]) -> str:
 
 def _forget_after(path: Path, step: int) -> None:
     """Drops the records of steps that a resumed run will do again."""
-    kept = [json.dumps(record) + "\n" for record in read_history(path.parent) if record["step"] <= step]
+    kept = [json.dumps(record) + "\n" for record in _read_records(path) if record["step"] <= step]
     temporary = path.with_suffix(".partial")
     temporary.write_text("".join(kept), encoding="utf-8")
     os.replace(temporary, path)

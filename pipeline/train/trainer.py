@@ -7,12 +7,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
 
 from models.batch import Batch
 from models.tasks import Task
-from pipeline.assemble import build_model, table_rows
+from pipeline.assemble import build_model, make_balancer, make_head, table_rows
 from pipeline.executor import Progress
 from pipeline.run_config import RunConfig
 from pipeline.shards.assignment import SampleOrder
@@ -20,15 +18,11 @@ from pipeline.shards.collate import Layout, collate
 from pipeline.shards.manifest import DatasetIndex, Split
 from pipeline.shards.reader import ShardReader
 from pipeline.train import checkpoint
-from pipeline.train.initial_weights import fill_tables
-from pipeline.train.optimizers import (
-    create_dense_state,
-    dense_parameters,
-    fuse_sparse_optimizer,
-    make_optimizer,
-    set_learning_rates,
-)
-from pipeline.train.sharding import make_sharders, plan_tables, write_plan
+from pipeline.train.distribute import distribute
+from pipeline.train.inspection import inspect_step
+from pipeline.train.optimizers import create_dense_state
+from pipeline.train.sharding import write_plan
+from pipeline.train.step import TrainingStep
 from pipeline.train.telemetry import Telemetry
 from pipeline.train.training_model import TrainingModel
 
@@ -66,37 +60,15 @@ class Trainer:
         self.training_reader = self._reader("train", shuffle=True)
         self.validation_reader = self._reader("validation", shuffle=False)
 
-        # 1. The process group is there. 2. Tables on meta, dense layers drawn from the seed. 3. The training module.
-        model, head = build_model(index, config.model, config.seed, torch.device("meta"))
+        # Tables on meta, dense layers drawn from the seed; the sharded model; what an earlier attempt reached.
+        model = build_model(index, config.model, config.seed, torch.device("meta"))
         self.tasks: tuple[Task, ...] = model.tasks
-        training_model = TrainingModel(model, head)
-        for part in (*training_model.parameters(), *training_model.buffers()):
-            if not part.is_meta:
-                part.data = part.data.to(device)
-        # 4. The sparse optimizer, fused into the tables. 5. The plan. 6. The sharded model.
-        tables = model.front_end.embeddings
-        if tables is not None:
-            fuse_sparse_optimizer(tables.parameters(), self.train_config.sparse_optimizer)
-        sharders = make_sharders()
-        plan = plan_tables(
-            training_model,
-            list(self.index.table_rows),
-            self.train_config.sharding,
-            sharders,
-            device,
-            self.training_reader.rows_per_batch,
+        tasks = list(model.tasks)
+        training_model = TrainingModel(model, make_head(config.model, tasks), make_balancer(config.model, tasks))
+        self.model, self.optimizer, plan = distribute(
+            training_model, self.train_config, device, config.seed, self.training_reader.rows_per_batch
         )
-        self.model = DistributedModelParallel(
-            training_model,
-            device=device,
-            plan=plan,
-            sharders=sharders,
-            # With the default static graph, gradients taken before the backward pass would be silently wrong.
-            data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
-        )
-        fill_tables(self.model, config.seed)
-        # 7. The dense optimizer. 8. What an earlier attempt reached.
-        self.optimizer = make_optimizer(self.model, self.train_config.dense_optimizer)
+        self.step = TrainingStep(self.model, training_model, self.optimizer, self.train_config)
         self.position = self._restore()
         self.batches = self._training_batches()
         if dist.get_rank() == 0:
@@ -126,7 +98,7 @@ class Trainer:
             self.telemetry.close()
 
     def validation_sums(self) -> Tensor:
-        """This rank's [2, T] sums of weighted loss and weight over the validation split."""
+        """The [2, T] sums of weighted loss and weight over the validation split, of all ranks."""
         sums = torch.zeros(2, len(self.tasks), device=self.device)
         self.model.eval()
         with torch.no_grad():
@@ -141,19 +113,15 @@ class Trainer:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()["state"]}
 
     def _train_step(self, batch: Batch) -> Tensor:
-        config = self.train_config
-        set_learning_rates(
-            self.optimizer, config.sparse_optimizer, config.dense_optimizer, self._learning_rate_factor()
-        )
-        # zero_grad also pushes the sparse learning rate into the fused kernel.
-        self.optimizer.zero_grad()
-        losses_T, sums = self.model(batch.to(self.device, non_blocking=True))
-        losses_T.sum().backward()
-        if config.max_gradient_norm is not None:
-            torch.nn.utils.clip_grad_norm_(dense_parameters(self.model), config.max_gradient_norm)
-        self.optimizer.step()
-        result: Tensor = sums
-        return result
+        every, step = self.train_config.inspect_every_steps, self.position.step
+        is_inspected = every is not None and (step + 1) % every == 0
+        batch = batch.to(self.device, non_blocking=True)
+        sums = self.step(batch, step, self._learning_rate_factor(), with_gram=is_inspected)
+        if is_inspected:
+            assert self.step.gram_TT is not None
+            seen = inspect_step(self.step.training_model, batch, self.step.weights, self.step.gram_TT)
+            self.telemetry.write_inspection(step + 1, self.position.epoch, seen)
+        return sums
 
     def _learning_rate_factor(self) -> float:
         if self.train_config.learning_rate_decay == "none":

@@ -17,6 +17,8 @@ from pipeline.train.run import train
 
 CONFIG_EXIT_CODE = 2
 DATA_EXIT_CODE = 3
+TWICE = "{name: mood, kind: multiclass, label: watch_seconds, classes: {low: 0, none: '0.0'}}"
+MOOD = "{name: mood, kind: multiclass, label: mood, classes: {warm: 1, cold: 0}}"
 
 
 def gatehouse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -53,9 +55,17 @@ def config_file(demo_settings: dict[str, Any], tmp_path: Path) -> Path:
         ("trian.max_epochs=3", 2, "unknown key trian. Did you mean 'train'"),
         ("train.max_epochs=many", 2, "train.max_epochs is 'many'"),
         ("train.num_lanes=3", 2, "global_batch_size 256 is not a multiple of num_lanes 3"),
-        ("model.body.kind=mmoee", 2, "model.body.kind is 'mmoee', which is not in the catalogue (mmoe, shared_bottom)"),
+        ("seed=-1", 2, "seed is -1: should be greater than or equal to 0"),
+        ("model.body.kind=mmoee", 2, "model.body.kind is 'mmoee', which is not in the catalogue ("),
         ("model.body.num_exprts=3", 2, "unknown key num_exprts. Did you mean 'num_experts'"),
         ("schema.tasks.1.space=clik", 2, "space 'clik'"),
+        ("schema.tasks.3.kind=watchtime", 2, "'multiclass', 'regression' or 'watch_time'"),
+        ("schema.tasks.3.kind=multiclass", 2, "schema.tasks.3: a multiclass task needs classes"),
+        ("schema.tasks.3.classes={a: 0, b: 1}", 2, "schema.tasks.3: classes apply to multiclass tasks only"),
+        ("schema.tasks.3.name=joint_like", 2, "tasks 'like' and 'joint_like' would both give an output 'joint_like'"),
+        (f"schema.tasks.3={TWICE}", 2, "task 'mood': classes 'low' and 'none' have the same label value '0'"),
+        ("schema.weight=click", 2, "weight 'click' is the label of task 'click'"),
+        ("schema.weight=watch_second", 3, "column 'watch_second' is not in"),
         ("score.fusion=click * purchas", 2, "names 'purchas', which is not an output of the model"),
         ("schema.features.3.column=agee", 3, "column 'agee'"),
         ("schema.tasks.0.label=clicked", 3, "column 'clicked'"),
@@ -63,7 +73,7 @@ def config_file(demo_settings: dict[str, Any], tmp_path: Path) -> Path:
         ("inputs=nowhere", 3, "the input folder nowhere is not there"),
     ],
 )
-def test_a_wrong_value_is_named_before_anything_iswritten(
+def test_a_wrong_value_is_named_before_anything_is_written(
     config_file: Path, monkeypatch: Any, capsys: Any, change: str, code: int, said: str
 ) -> None:
     found, error = gatehouse(monkeypatch, capsys, "run", "--config", str(config_file), "--set", change)
@@ -119,6 +129,35 @@ def test_a_bad_label_is_named_with_its_task(
     code, error = gatehouse(monkeypatch, capsys, "run", "--config", str(config_file))
     assert code == DATA_EXIT_CODE
     assert said in one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("changes", "value", "said"),
+    [
+        ((f"schema.tasks.3={MOOD}",), 3, "task 'mood': label 3 in"),
+        ((f"schema.tasks.3={MOOD}",), -1, "(warm: 1, cold: 0) or null"),
+        (("schema.tasks.3.kind=watch_time", "schema.tasks.3.label=mood"), -1, "task 'watch': label -1 in"),
+        (("schema.weight=mood",), -1, "weight -1 in"),
+        (("schema.weight=mood",), None, "give 1 where a row has no weight of its own"),
+    ],
+)
+def test_a_bad_value_of_a_kind_of_task_or_a_weight_is_named_with_its_row(
+    config_file: Path,
+    tmp_path: Path,
+    monkeypatch: Any,
+    capsys: Any,
+    changes: tuple[str, ...],
+    value: int | None,
+    said: str,
+) -> None:
+    log = _log_of(config_file)
+    moods = [1] * 100 + [value] + [1] * (len(log) - 101)
+    _replace_log(config_file, tmp_path, log.append_column("mood", pa.array(moods, pa.int8())))
+    overrides = [part for change in changes for part in ("--set", change)]
+    code, error = gatehouse(monkeypatch, capsys, "preprocess", "--config", str(config_file), *overrides)
+    assert code == DATA_EXIT_CODE
+    assert said in one_line(error)
+    assert "row 101" in error
 
 
 def test_a_file_that_is_not_what_its_name_says_is_named(

@@ -170,8 +170,9 @@ def test_a_report_is_a_row_per_measured_task(capsys: pytest.CaptureFixture[str])
         }
         for name, positives in (("click", 4_000), ("like", 70))
     ]
-    print_report({"tasks": tasks})
-    headers, *rows = lines(capsys)
+    print_report({"tasks": tasks, "alarms": ["an expert is dead"]})
+    headers, *rows, warning = lines(capsys)
     assert headers.split()[0] == "task"
+    assert warning == "warning: an expert is dead"
     assert [row.split()[0] for row in rows] == ["click", "like"]
     assert all("12,345" in row and "0.75" in row for row in rows)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from models.esmm import ESMMHead
-from models.independent import IndependentHead
+from models.heads.esmm import ESMMHead
+from models.heads.independent import IndependentHead
 from models.losses import LOSSES, task_loss_sums
 from models.tasks import (
     Task,
@@ -19,6 +19,7 @@ from models.tasks import (
     check_tasks,
     joint_label,
     joint_log_probability,
+    output_columns,
     output_names,
     predictions,
     space_mask,
@@ -31,18 +32,18 @@ Head = type[IndependentHead] | type[ESMMHead]
 each_head = pytest.mark.parametrize("head", [IndependentHead, ESMMHead])
 
 
-def loss_sums(head: Head, tasks: tuple[Task, ...], logit_BT: Tensor, label_BT: Tensor, weight_B: Tensor) -> Tensor:
-    trained_BT, target_BT, mask_BT = head(tasks)(logit_BT, label_BT)
-    return task_loss_sums(tasks, trained_BT, target_BT, mask_BT, weight_B)[0]
+def loss_sums(head: Head, tasks: tuple[Task, ...], logit_BO: Tensor, label_BT: Tensor, weight_B: Tensor) -> Tensor:
+    trained_BO, target_BT, mask_BT = head(tasks)(logit_BO, label_BT)
+    return task_loss_sums(tasks, trained_BO, target_BT, mask_BT, weight_B)[0]
 
 
 def loss_gradient(
     head: Head, tasks: tuple[Task, ...], logits: list[list[float]], labels: list[list[float]]
 ) -> tuple[Tensor, Tensor]:
     """The loss sum of each task, and the gradient of their sum with respect to every logit."""
-    logit_BT = torch.tensor(logits, requires_grad=True)
-    sums_T = loss_sums(head, tasks, logit_BT, torch.tensor(labels), torch.ones(len(labels)))
-    (gradient_BT,) = torch.autograd.grad(sums_T.sum(), logit_BT)
+    logit_BO = torch.tensor(logits, requires_grad=True)
+    sums_T = loss_sums(head, tasks, logit_BO, torch.tensor(labels), torch.ones(len(labels)))
+    (gradient_BT,) = torch.autograd.grad(sums_T.sum(), logit_BO)
     return sums_T.detach(), gradient_BT
 
 
@@ -118,9 +119,9 @@ def test_the_joint_label_of_a_chain_by_hand() -> None:
 
 def test_the_independent_head_by_hand() -> None:
     label_BT = torch.tensor([[1.0, 1.0, NAN, 3.0], [0.0, NAN, 1.0, 2.0], [NAN, 0.0, 0.0, NAN], [1.0, 0.0, 1.0, 7.0]])
-    logit_BT = torch.randn(4, 4)
-    trained_BT, target_BT, mask_BT = IndependentHead((*CHAIN, WATCH))(logit_BT, label_BT)
-    assert torch.equal(trained_BT, logit_BT)
+    logit_BO = torch.randn(4, 4)
+    trained_BO, target_BT, mask_BT = IndependentHead((*CHAIN, WATCH))(logit_BO, label_BT)
+    assert torch.equal(trained_BO, logit_BO)
     assert torch.equal(mask_BT, space_mask((*CHAIN, WATCH), label_BT))
     assert torch.equal(target_BT[mask_BT], label_BT[mask_BT])
     assert target_BT.isfinite().all()
@@ -144,11 +145,11 @@ def test_the_entire_space_head_trains_a_conditional_task_on_all_rows_by_hand() -
 
 
 def test_the_entire_space_head_leaves_other_tasks_as_they_are() -> None:
-    logit_BT = torch.randn(5, 4)
+    logit_BO = torch.randn(5, 4)
     label_BT = torch.tensor([[1.0, 1.0, 0.0, 2.0]]).expand(5, 4)
-    trained_BT, _, _ = ESMMHead((*CHAIN, WATCH))(logit_BT, label_BT)
-    assert torch.equal(trained_BT[:, [0, 3]], logit_BT[:, [0, 3]])
-    assert not torch.allclose(trained_BT[:, 1:3], logit_BT[:, 1:3])
+    trained_BO, _, _ = ESMMHead((*CHAIN, WATCH))(logit_BO, label_BT)
+    assert torch.equal(trained_BO[:, [0, 3]], logit_BO[:, [0, 3]])
+    assert not torch.allclose(trained_BO[:, 1:3], logit_BO[:, 1:3])
 
 
 def test_the_entire_space_head_needs_a_conditional_binary_task() -> None:
@@ -174,21 +175,21 @@ LOGITS = (-50.0, -20.0, -3.0, 0.0, 1.5, 8.0, 20.0, 50.0)
 @pytest.mark.parametrize("length", [2, 3])
 def test_the_trained_logit_of_a_chain_equals_its_log_odds_in_float64(length: int) -> None:
     tasks = CHAIN[:length]
-    logit_BT = torch.tensor(list(itertools.product(LOGITS, repeat=length)))
-    trained_BT, _, _ = ESMMHead(tasks)(logit_BT, torch.zeros_like(logit_BT))
-    expected_B = reference_log_odds(logit_BT)
-    torch.testing.assert_close(trained_BT[:, -1].double(), expected_B, rtol=1e-5, atol=1e-5)
+    logit_BO = torch.tensor(list(itertools.product(LOGITS, repeat=length)))
+    trained_BO, _, _ = ESMMHead(tasks)(logit_BO, torch.zeros_like(logit_BO))
+    expected_B = reference_log_odds(logit_BO)
+    torch.testing.assert_close(trained_BO[:, -1].double(), expected_B, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0])
 def test_the_gradient_of_a_chain_is_finite_and_equals_float64_at_extreme_logits(target: float) -> None:
     """A confident mistake must still be corrected: at logits of 50 and target 0 the gradient is not small."""
     tasks = CHAIN[:2]
-    logit_BT = torch.tensor(list(itertools.product(LOGITS, repeat=2)), requires_grad=True)
-    label_BT = torch.full_like(logit_BT, target)
-    trained_B = ESMMHead(tasks)(logit_BT, label_BT)[0][:, 1]
-    (found_BT,) = torch.autograd.grad(binary_cross_entropy_with_logits(trained_B, label_BT[:, 1]), logit_BT)
-    exact_BT = logit_BT.detach().double().requires_grad_()
+    logit_BO = torch.tensor(list(itertools.product(LOGITS, repeat=2)), requires_grad=True)
+    label_BT = torch.full_like(logit_BO, target)
+    trained_B = ESMMHead(tasks)(logit_BO, label_BT)[0][:, 1]
+    (found_BT,) = torch.autograd.grad(binary_cross_entropy_with_logits(trained_B, label_BT[:, 1]), logit_BO)
+    exact_BT = logit_BO.detach().double().requires_grad_()
     loss = binary_cross_entropy_with_logits(reference_log_odds(exact_BT), label_BT[:, 1].double())
     (expected_BT,) = torch.autograd.grad(loss, exact_BT)
     assert found_BT.isfinite().all()
@@ -276,16 +277,102 @@ def test_the_mean_is_what_predictions_say_at_the_least_loss() -> None:
     assert predictions([task], output[None])["watch"].item() == pytest.approx(11.0, abs=1e-4)
 
 
+def test_a_positive_weight_counts_positive_rows_so_often_and_leaves_the_probability_right() -> None:
+    """Of 3 positive and 7 negative rows the probability is .3 whatever the weight; only the way there differs."""
+    target_B1 = torch.tensor([[1.0]] * 3 + [[0.0]] * 7)
+    everywhere, weight_B = torch.ones(10, 1).bool(), torch.ones(10)
+    for positive_weight in (0.2, 1.0, 6.0):
+        task = Task("click", "binary", positive_weight=positive_weight)
+        output = torch.tensor([math.log(3 / 7)], requires_grad=True)
+        (sum_,), _ = task_loss_sums([task], output.expand(10, 1), target_B1, everywhere, weight_B)
+        (slope,) = torch.autograd.grad(sum_, output)
+        assert slope.item() == pytest.approx(0, abs=1e-5)
+        p = 1 / (1 + 7 / (3 * positive_weight))
+        assert sum_.item() == pytest.approx(-3 * positive_weight * math.log(p) - 7 * math.log(1 - p), rel=1e-5)
+        assert predictions([task], output[None].detach())["click"].item() == pytest.approx(0.3)
+
+
+def test_the_multiclass_loss_is_the_cross_entropy_of_the_class_in_nats() -> None:
+    task = Task("mood", "multiclass", classes=("bad", "fair", "good"))
+    logit_BO = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0], [9.0, 9.0, 9.0]])
+    mask = torch.tensor([[True], [True], [False]])
+    (sum_,), _ = task_loss_sums([task], logit_BO, torch.tensor([[2.0], [1.0], [0.0]]), mask, torch.ones(3))
+    of_first = math.log(1 + math.exp(1) + math.exp(2)) - 2
+    of_second = math.log(math.exp(3) + 2)
+    assert sum_.item() == pytest.approx(of_first + of_second, rel=1e-6)
+    said = predictions([task], logit_BO)
+    assert [*said] == ["mood_bad", "mood_fair", "mood_good"] == output_names([task])
+    torch.testing.assert_close(torch.stack([*said.values()], dim=1), logit_BO.softmax(dim=1))
+
+
+def test_a_multiclass_task_needs_two_classes() -> None:
+    with pytest.raises(ValueError, match="task 'mood' needs at least two classes"):
+        check_tasks([Task("mood", "multiclass", classes=("bad",))])
+
+
+def test_outputs_lie_in_the_order_of_the_tasks_one_column_or_one_per_class() -> None:
+    mood = Task("mood", "multiclass", classes=("bad", "fair", "good"))
+    tasks = (CHAIN[0], mood, CHAIN[1], WATCH)
+    assert output_columns(tasks) == [slice(0, 1), slice(1, 4), slice(4, 5), slice(5, 6)]
+    logit_BO = torch.randn(4, 6)
+    for head in (IndependentHead, ESMMHead):
+        trained_BO, _, _ = head(tasks)(logit_BO, torch.zeros(4, 4))
+        assert torch.equal(trained_BO[:, [0, 1, 2, 3, 5]], logit_BO[:, [0, 1, 2, 3, 5]])
+    said = predictions(tasks, logit_BO)
+    torch.testing.assert_close(said["like"], logit_BO[:, 4].sigmoid())
+    torch.testing.assert_close(said["joint_like"], logit_BO[:, 0].sigmoid() * logit_BO[:, 4].sigmoid())
+
+
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=20))
+def test_the_watch_time_loss_is_least_where_the_odds_are_the_mean(labels: list[int]) -> None:
+    target_B1 = torch.tensor(labels, dtype=torch.float32)[:, None]
+    task = Task("watch", "watch_time", scale=50.0)
+
+    def slope_at(seconds: float) -> float:
+        output = torch.full_like(target_B1, math.log(seconds / task.scale), requires_grad=True)
+        loss = task_loss_sums([task], output, target_B1, torch.ones_like(target_B1).bool(), torch.ones(len(labels)))[0]
+        return float(torch.autograd.grad(loss.sum(), output)[0].sum())
+
+    mean = sum(labels) / len(labels)
+    if mean > 0:
+        assert slope_at(mean) == pytest.approx(0, abs=1e-3)
+    assert slope_at(mean + 1) > 0
+    assert mean <= 1 or slope_at(mean - 0.9) < 0
+    said = predictions([task], torch.full((1, 1), math.log((mean + 1) / task.scale)))
+    assert said["watch"].item() == pytest.approx(mean + 1, rel=1e-5)
+
+
+def test_a_watch_time_stays_finite_at_any_output() -> None:
+    task = Task("watch", "watch_time", scale=30.0)
+    output_B1 = torch.tensor([[-200.0], [0.0], [200.0]], requires_grad=True)
+    target_B1, everywhere = torch.tensor([[5.0], [0.0], [1e5]]), torch.ones(3, 1).bool()
+    sums_T, _ = task_loss_sums([task], output_B1, target_B1, everywhere, torch.ones(3))
+    (gradient_B1,) = torch.autograd.grad(sums_T.sum(), output_B1)
+    assert gradient_B1.isfinite().all()
+    assert predictions([task], output_B1.detach())["watch"].isfinite().all()
+
+
+def test_huber_loss_is_square_up_to_its_delta_and_linear_beyond() -> None:
+    task = Task("watch", "regression", center=10.0, scale=4.0, huber_delta=1.5)
+    outputs, targets = [0.0, 0.0, 1.0], [14.0, 30.0, -10.0]
+    sums_T, _ = task_loss_sums(
+        [task], torch.tensor(outputs)[:, None], torch.tensor(targets)[:, None], torch.ones(3, 1).bool(), torch.ones(3)
+    )
+    errors = [abs(output - (target - 10) / 4) for output, target in zip(outputs, targets, strict=True)]
+    expected = sum(0.5 * e * e if e <= 1.5 else 1.5 * (e - 0.75) for e in errors)
+    assert sums_T.tolist() == pytest.approx([expected])
+
+
 def test_every_kind_of_task_has_a_loss() -> None:
     kinds = Task.__annotations__["kind"].__args__
     assert set(LOSSES) == set(kinds)
 
 
 def test_losses_are_float32_whatever_the_precision_of_the_logits() -> None:
-    logit_BT = torch.tensor([[0.3, 1.0, -2.0, 0.5]], dtype=torch.bfloat16)
+    logit_BO = torch.tensor([[0.3, 1.0, -2.0, 0.5]], dtype=torch.bfloat16)
     label_BT = torch.tensor([[1.0, 1.0, 0.0, 12.0]])
     for head in (IndependentHead, ESMMHead):
-        assert loss_sums(head, (*CHAIN, WATCH), logit_BT, label_BT, torch.ones(1)).dtype == torch.float32
+        assert loss_sums(head, (*CHAIN, WATCH), logit_BO, label_BT, torch.ones(1)).dtype == torch.float32
 
 
 @each_head
@@ -341,12 +428,12 @@ def test_a_null_label_never_reaches_a_loss_or_a_gradient(
 
 
 def test_the_joint_probability_is_the_product_of_the_conditional_ones() -> None:
-    logit_BT = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * 3
-    said = predictions((*CHAIN, WATCH), logit_BT)
-    torch.testing.assert_close(said["click"], logit_BT[:, 0].sigmoid())
+    logit_BO = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * 3
+    said = predictions((*CHAIN, WATCH), logit_BO)
+    torch.testing.assert_close(said["click"], logit_BO[:, 0].sigmoid())
     torch.testing.assert_close(said["joint_like"], said["click"] * said["like"])
     torch.testing.assert_close(said["joint_share"], said["click"] * said["like"] * said["share"])
-    torch.testing.assert_close(said["watch"], 10 + 4 * logit_BT[:, 3])
+    torch.testing.assert_close(said["watch"], 10 + 4 * logit_BO[:, 3])
 
 
 @pytest.mark.parametrize(
@@ -363,16 +450,16 @@ def test_output_names_are_the_names_of_the_predictions(tasks: tuple[Task, ...], 
 
 
 def test_the_log_of_a_joint_probability_does_not_underflow() -> None:
-    logit_BT = torch.tensor([[-60.0, -60.0, -60.0], [60.0, 60.0, 60.0], [0.0, -100.0, 5.0]])
-    found_B = joint_log_probability(CHAIN, CHAIN[2], logit_BT)
-    torch.testing.assert_close(found_B.double(), logsigmoid(logit_BT.double()).sum(dim=1), rtol=1e-6, atol=1e-30)
+    logit_BO = torch.tensor([[-60.0, -60.0, -60.0], [60.0, 60.0, 60.0], [0.0, -100.0, 5.0]])
+    found_B = joint_log_probability(CHAIN, CHAIN[2], logit_BO)
+    torch.testing.assert_close(found_B.double(), logsigmoid(logit_BO.double()).sum(dim=1), rtol=1e-6, atol=1e-30)
     assert (found_B < 0).all()
     assert found_B[0] == -180.0
 
 
 def test_the_head_trains_the_probability_that_predictions_give() -> None:
-    logit_BT = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
-    trained_BT, _, _ = ESMMHead(CHAIN)(logit_BT, torch.zeros(20, 3))
-    said = predictions(CHAIN, logit_BT)
+    logit_BO = torch.randn(20, 3, generator=torch.Generator().manual_seed(1))
+    trained_BO, _, _ = ESMMHead(CHAIN)(logit_BO, torch.zeros(20, 3))
+    said = predictions(CHAIN, logit_BO)
     for place, name in enumerate(("click", "joint_like", "joint_share")):
-        torch.testing.assert_close(trained_BT[:, place].sigmoid(), said[name])
+        torch.testing.assert_close(trained_BO[:, place].sigmoid(), said[name])

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from pipeline.evaluate.metrics import Predictions
-from pipeline.evaluate.plots import MAX_TRAIN_POINTS, draw_calibration, draw_gates, draw_training
-from pipeline.evaluate.report import build_report, measure_task, render_html, summary_rows, write_report_json
+from pipeline.evaluate.page import MAX_ALARMS, render_html
+from pipeline.evaluate.plots import MAX_TRAIN_POINTS, draw_calibration, draw_mean_weights, draw_training
+from pipeline.evaluate.report import build_report, measure_task, summary_rows, write_report_json
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 RANKED = {"columns": ["request_id", "rank", "item_id", "score"], "rows": [["r1", 1, 7, 0.25], ["r2", 1, None, 0.5]]}
@@ -53,6 +54,7 @@ def make_report(click: str = "click") -> dict[str, Any]:
     users = rng.integers(0, 20, 400)
     prediction = np.clip(truth + rng.normal(0, 0.2, 400), 0, 1)
     own = label == 1
+    class_truth = np.stack([truth / 2, truth / 2, 1 - truth], axis=1)
     return build_report(
         title="Evaluation of a small run",
         split="test",
@@ -65,12 +67,17 @@ def make_report(click: str = "click") -> dict[str, Any]:
             measure_task("like", "binary", Predictions(prediction[own], np.zeros(own.sum())), space=click),
             measure_task("joint_like", "binary", Predictions(prediction, label), space=click, scope="all impressions"),
             measure_task("watch", "regression", Predictions(9 * prediction[own], 9 * truth[own]), space=click),
+            measure_task("stay", "watch_time", Predictions(9 * prediction, 9 * truth)),
+            measure_task("reaction", "multiclass", Predictions(class_truth, 2 - 2 * label, users, class_truth)),
         ],
-        gates={
-            "tasks": [click, "like"],
-            "experts": ["expert 0", "expert 1", "expert 2"],
-            "mean_weight": [[0.5, 0.3, 0.2], [0.0, 1.0, None]],
+        mixtures={
+            "level 1": {
+                "tasks": [click, "like"],
+                "experts": ["expert 0", "expert 1", "expert 2"],
+                "mean_weight": [[0.5, 0.3, 0.2], [0.0, 1.0, None]],
+            }
         },
+        alarms=["level 1: expert 'expert 2' is dead"],
     )
 
 
@@ -82,9 +89,31 @@ def make_history(click: str = "click") -> list[dict[str, Any]]:
     ]
 
 
+def make_inspections(click: str = "click") -> list[dict[str, Any]]:
+    return [
+        {
+            "step": step,
+            "epoch": 0,
+            "mixtures": {
+                level: {
+                    "experts": ["expert 0", "expert 1", "expert 2"],
+                    "mean_weight": {click: [0.5, 0.3, 0.2], "like": [step / 500, 1 - step / 500, None]},
+                    "entropy": {click: 0.9, "like": 0.4},
+                    "similarity": [[1.0, 0.1, 0.0], [0.1, 1.0, 0.2], [0.0, 0.2, 1.0]],
+                }
+                for level in ("level 1", "level 2")
+            },
+            "alarms": [],
+            "gradients": {"norm": {click: 0.1, "like": 0.2}, "cosine": [[1.0, -0.25], [-0.25, 1.0]]},
+            "weights": {"loss": {click: 1.0, "like": 0.5}, "shared": {click: 1.0, "like": 1.0}},
+        }
+        for step in range(50, 500, 50)
+    ]
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> Page:
-    render_html(make_report(), tmp_path / "report.html", make_history(), RANKED)
+    render_html(make_report(), tmp_path / "report.html", make_history(), make_inspections(), RANKED)
     return Page(tmp_path / "report.html")
 
 
@@ -93,11 +122,11 @@ def test_report_json_reads_back_equal_and_leaves_no_other_file(tmp_path: Path) -
     write_report_json(report, tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == report
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
-    assert report["report_version"] == 1
+    assert report["report_version"] == 2
 
 
 def test_a_task_section_names_its_space_and_counts_its_rows() -> None:
-    click, like, joint, watch = make_report()["tasks"]
+    click, like, joint, watch, stay, reaction = make_report()["tasks"]
     assert (click["space"], click["scope"], click["rows"]) == (None, "own space", 400)
     assert (like["space"], like["scope"], like["rows"], like["positives"]) == (
         "click",
@@ -107,6 +136,9 @@ def test_a_task_section_names_its_space_and_counts_its_rows() -> None:
     )
     assert (joint["name"], joint["scope"], joint["rows"]) == ("joint_like", "all impressions", 400)
     assert (watch["positives"], watch["calibration_curve"]) == (None, [])
+    assert (stay["kind"], list(stay["metrics"])) == ("watch_time", list(watch["metrics"]))
+    assert (reaction["positives"], reaction["calibration_curve"]) == (None, [])
+    assert list(reaction["metrics"]) == ["auc", "log_loss", "normalised_entropy", "accuracy"]
     assert set(click["metrics"]["auc"]) == {"value", "reason", "best", "fraction_of_best"}
 
 
@@ -123,7 +155,7 @@ def test_a_failed_write_keeps_the_old_report(tmp_path: Path) -> None:
 def test_summary_rows_mark_what_is_undefined_and_what_does_not_apply() -> None:
     report = make_report()
     headers, rows = summary_rows(report)
-    click, like, joint, watch = (dict(zip(headers, row, strict=True)) for row in rows)
+    click, like, joint, watch, stay, reaction = (dict(zip(headers, row, strict=True)) for row in rows)
     assert headers[:7] == ["task", "measured on", "rows", "positives", "AUC", "best", "reached"]
     auc = report["tasks"][0]["metrics"]["auc"]
     assert (click["AUC"], click["best"]) == (f"{auc['value']:.4f}", f"{auc['best']:.4f}")
@@ -132,6 +164,9 @@ def test_summary_rows_mark_what_is_undefined_and_what_does_not_apply() -> None:
     assert joint["measured on"] == "all impressions"
     assert (like["AUC"], like["best"], like["MAE"]) == ("\N{EN DASH}", "\N{EN DASH}", "")
     assert (watch["AUC"], watch["positives"], watch["R²"] != "") == ("", "", True)
+    assert (stay["AUC"], stay["MAE"] != "", stay["accuracy"]) == ("", True, "")
+    assert (reaction["positives"], reaction["reached"], reaction["GAUC"]) == ("", "100.0%", "")
+    assert reaction["accuracy"] == f"{report['tasks'][-1]['metrics']['accuracy']['value']:.4f}"
 
 
 def test_summary_rows_have_no_best_where_no_truth_is_known() -> None:
@@ -160,11 +195,48 @@ def test_ids_are_unique_and_every_reference_is_met(page: Page) -> None:
     assert references <= set(ids)
 
 
-def test_every_plot_has_a_text_alternative_and_a_caption(page: Page) -> None:
+def test_every_plot_has_a_text_alternative(page: Page) -> None:
     plots = [attrs for tag, attrs in page.tags if tag == "svg"]
-    assert len(plots) == 3 + 3 + 1, "three calibration curves, three losses with their total, one heat map"
     assert all(plot["role"] == "img" and plot["aria-label"] for plot in plots)
-    assert sum(tag == "figcaption" for tag, _ in page.tags) == len(plots)
+    alternatives = [(plot["aria-label"] or "").split(":")[0] for plot in plots]
+    assert alternatives == [
+        *(f"Calibration of {task}" for task in ("click", "like", "joint_like")),
+        *(f"Loss of {task}" for task in ("click", "like", "all tasks")),
+        "Mean gate weight in level 1",
+        "Entropy of the gates in level 1",
+        "Gate weights of click in level 1",
+        "Gate weights of like in level 1",
+        "Entropy of the gates in level 2",
+        "Gate weights of click in level 2",
+        "Gate weights of like in level 2",
+        "Norm of the gradients",
+        "Weights of the losses",
+        "Cosine of the gradients of click and like",
+    ]
+
+
+def test_every_plot_stands_in_a_figure_with_a_caption(page: Page) -> None:
+    figures = re.findall(r"<figure.*?</figure>", page.source, re.DOTALL)
+    assert sum(figure.count("<svg") for figure in figures) == page.source.count("<svg")
+    assert all(re.search(r"<figcaption>[A-Z][^<]+\.</figcaption>", figure) for figure in figures)
+
+
+def test_each_kind_of_task_has_a_table_that_explains_its_metrics(page: Page) -> None:
+    captions = re.findall("<caption>(.*?)</caption>", page.source)
+    assert captions == ["Binary tasks", "Multiclass tasks", "Regression tasks", "Watch time tasks"]
+    assert "averaged over the classes that occur" in page.text
+    assert "The chance that a random positive row" in page.text
+
+
+def test_the_alarms_of_the_last_inspection_are_shown_in_words(tmp_path: Path) -> None:
+    render_html(make_report(), tmp_path / "report.html", [], [], None)
+    assert "level 1: expert 'expert 2' is dead" in Page(tmp_path / "report.html").text
+    many = make_report() | {"alarms": [f"alarm {place}." for place in range(MAX_ALARMS + 3)]}
+    render_html(many, tmp_path / "report.html", [], [], None)
+    text = Page(tmp_path / "report.html").text
+    assert f"alarm {MAX_ALARMS - 1}." in text
+    assert f"alarm {MAX_ALARMS}." not in text
+    assert "and 3 more, which report.json lists" in text
 
 
 def test_the_page_says_why_a_metric_is_undefined(page: Page) -> None:
@@ -178,24 +250,26 @@ def test_names_and_values_are_escaped(tmp_path: Path) -> None:
     report = make_report(name)
     report["title"] = "<script>alert(1)</script>"
     ranked = {"columns": ["request_id", "<i>"], "rows": [["<u>", 0.5]]}
-    render_html(report, tmp_path / "report.html", make_history(name), ranked)
+    report["alarms"] = ["<em>"]
+    render_html(report, tmp_path / "report.html", make_history(name), make_inspections(name), ranked)
     page = Page(tmp_path / "report.html")
-    assert {"b", "i", "u", "script"}.isdisjoint(tag for tag, _ in page.tags)
+    assert {"b", "i", "u", "em", "script"}.isdisjoint(tag for tag, _ in page.tags)
     assert name in page.text
 
 
 def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
     for file in ("first.html", "second.html"):
-        render_html(make_report(), tmp_path / file, make_history(), copy.deepcopy(RANKED))
+        render_html(make_report(), tmp_path / file, make_history(), make_inspections(), copy.deepcopy(RANKED))
     assert (tmp_path / "first.html").read_bytes() == (tmp_path / "second.html").read_bytes()
 
 
 def test_a_page_with_only_a_summary_renders(tmp_path: Path) -> None:
-    report = make_report() | {"gates": None}
+    report = make_report() | {"mixtures": {}, "alarms": []}
     report["tasks"] = [task for task in report["tasks"] if task["kind"] == "regression"]
-    render_html(report, tmp_path / "report.html", [], None)
+    render_html(report, tmp_path / "report.html", [], [], None)
     page = Page(tmp_path / "report.html")
     assert "svg" not in {tag for tag, _ in page.tags}
+    assert re.findall("<h2>(.*?)</h2>", page.source) == ["Summary"]
     assert "watch" in page.text
 
 
@@ -204,7 +278,7 @@ def test_the_last_finite_loss_of_a_step_is_drawn(tmp_path: Path) -> None:
         return {"step": step, "epoch": 0, "kind": "train", "losses": {"click": loss}, "total": loss}
 
     history = [record(1, 0.9), record(2, 7.0), record(3, float("nan")), record(2, 0.5)]
-    render_html(make_report() | {"gates": None}, tmp_path / "report.html", history, None)
+    render_html(make_report(), tmp_path / "report.html", history, [], None)
     assert "train ends at 0.5000 at step 2 and is lowest, 0.5000, at step 2." in Page(tmp_path / "report.html").source
 
 
@@ -219,7 +293,5 @@ def test_the_text_alternatives_carry_the_numbers_of_the_plots() -> None:
     miss = bucket | {"mean_prediction": 0.5}
     assert "2 buckets" in draw_calibration({"name": "click", "calibration_curve": [bucket, miss]})
     assert "in 1 of them" in draw_calibration({"name": "click", "calibration_curve": [bucket, miss]})
-    gates = make_report()["gates"]
-    assert "click: expert 0 0.50, expert 1 0.30, expert 2 0.20; like: expert 0 0.00, expert 1 1.00." in draw_gates(
-        gates
-    )
+    weights = draw_mean_weights("mean gate weight", make_report()["mixtures"]["level 1"])
+    assert "click: expert 0 0.50, expert 1 0.30, expert 2 0.20; like: expert 0 0.00, expert 1 1.00." in weights

@@ -31,6 +31,8 @@ def log_columns() -> dict[str, list[Any]]:
         "click": [row % 2 for row in rows],
         "like": [int(row % 4 == 1) for row in rows],
         "dwell": [None if row == 5 else float(row) for row in rows],
+        "mood": [None if row == 6 else ["cold", "warm", "hot"][row % 3] for row in rows],
+        "share": [row % 4 / 2 for row in rows],
     }
 
 
@@ -50,6 +52,22 @@ def schema_section() -> dict[str, Any]:
             {"name": "dwell", "kind": "regression", "label": "dwell"},
         ],
     }
+
+
+def every_kind_section() -> dict[str, Any]:
+    """The schema with a task of each kind, and row weights."""
+    tasks = [
+        {"name": "click", "kind": "binary", "label": "click"},
+        {
+            "name": "mood",
+            "kind": "multiclass",
+            "label": "mood",
+            "classes": {"warm": "warm", "hot": "hot", "cold": "cold"},
+        },
+        {"name": "stay", "kind": "watch_time", "label": "dwell", "space": "click"},
+        {"name": "cost", "kind": "regression", "label": "minute"},
+    ]
+    return schema_section() | {"tasks": tasks, "weight": "share"}
 
 
 def write_rows(path: Path, columns: dict[str, Any], group_rows: int = 8) -> Path:

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import DataError
-from pipeline.preprocess.labels import defined_rows, read_labels, to_array
+from pipeline.errors import ConfigError, DataError
+from pipeline.preprocess.labels import check_classes, defined_rows, read_labels, read_weights, to_array
 from pipeline.schema import Schema
 
 NAN = float("nan")
@@ -41,7 +41,16 @@ def test_any_other_binary_label_is_named_with_its_row(bad: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "positive"), [(["no", "yes", None], "yes"), ([3, 7, None], 7), ([3.0, 7.0, None], 7)]
+    ("values", "positive"),
+    [
+        (["no", "yes", None], "yes"),
+        ([3, 7, None], 7),
+        ([3.0, 7.0, None], 7),
+        ([False, True, None], True),
+        (["0", "1e30", None], "1e30"),
+        ([0, 7, None], "7.0"),
+        (["7", str(10**30), None], 10**30),
+    ],
 )
 def test_positive_names_the_value_that_counts_as_1(values: list[Any], positive: Any) -> None:
     assert read(values, positive=positive) == [0.0, 1.0, None]
@@ -61,6 +70,70 @@ def test_regression_labels_are_finite_numbers_or_null() -> None:
             read([bad], kind="regression")
     with pytest.raises(DataError, match=r"task 'click': 'long' in log\.csv, row 12 is not a number"):
         read(["1", "long"], kind="regression")
+
+
+LEVELS = {"kind": "multiclass", "classes": {"warm": 2, "cold": "c", "on": True}}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([2, None, 2], [0.0, None, 0.0]),
+        ([2.0, None, 2.0], [0.0, None, 0.0]),
+        (["c", "2", None, "2.0", "TRUE", "c"], [1.0, 0.0, None, 0.0, 2.0, 1.0]),
+        ([True, None], [2.0, None]),
+        (pa.array(["c", None, "2"]).dictionary_encode(), [1.0, None, 0.0]),
+        (pa.nulls(2), [None, None]),
+    ],
+)
+def test_a_multiclass_label_is_the_place_of_its_class(values: Any, expected: list[float | None]) -> None:
+    assert read(values, **LEVELS) == expected
+
+
+@pytest.mark.parametrize("bad", [1, 0.5, NAN, "warm", "", False])
+def test_a_value_of_no_class_is_named_with_its_row_and_the_classes(bad: Any) -> None:
+    values = pa.array([None, bad])
+    shown = repr(bad) if isinstance(bad, str) else str(bad)
+    with pytest.raises(DataError) as caught:
+        read(values, **LEVELS)
+    assert str(caught.value) == (
+        f"task 'click': label {shown} in log.csv, row 12: a multiclass label is the value of one of its classes "
+        "(warm: 2, cold: c, on: True) or null. Add the value to `classes`, or correct the column."
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "text"), [((1, 1), "1"), ((1, "1.00"), "1"), ((True, "True"), "true"), (("-0.0", 0), "0")]
+)
+def test_two_classes_with_the_same_value_are_refused(values: tuple[Any, Any], text: str) -> None:
+    classes = {"a": values[0], "b": "other", "c": values[1]}
+    wanted = schema({"name": "mood", "kind": "multiclass", "label": "y", "classes": classes})
+    with pytest.raises(ConfigError, match=f"task 'mood': classes 'a' and 'c' have the same label value '{text}'"):
+        check_classes(wanted)
+    check_classes(schema({"name": "mood", "kind": "multiclass", "label": "y", "classes": {"a": 1, "b": True}}))
+
+
+def test_watch_times_are_finite_numbers_of_at_least_0_or_null() -> None:
+    assert read(["1.5", "0", None, "-0.0"], kind="watch_time") == [1.5, 0.0, None, 0.0]
+    for bad in (NAN, float("inf"), 1e300, -0.5):
+        with pytest.raises(
+            DataError,
+            match=r"task 'click': label .* in log\.csv, row 12: a watch time is a finite number of at least 0",
+        ):
+            read([1.0, bad, -7.0], kind="watch_time")
+
+
+def test_weights_are_finite_numbers_of_at_least_0() -> None:
+    weights = read_weights("w", pa.table({"w": ["0", "2.5", "1e-60"]}), "log.csv")
+    assert weights.tolist() == [0.0, 2.5, 0.0]
+    assert weights.dtype == np.float32
+    for bad, shown in ((None, "null"), (NAN, "nan"), (float("inf"), "inf"), (-1.0, r"-1\.0"), (1e300, "1e")):
+        with pytest.raises(
+            DataError, match=rf"weight {shown}.* in log\.csv, row 12: .*Correct.*give 1 where a row has"
+        ):
+            read_weights("w", pa.table({"w": [1.0, bad]}), "log.csv", first_row=10)
+    with pytest.raises(DataError, match=r"weight: 'much' in log\.csv, row 1 is not a number"):
+        read_weights("w", pa.table({"w": ["much"]}), "log.csv")
 
 
 def test_a_task_is_defined_where_its_space_is_1_all_the_way_up() -> None:

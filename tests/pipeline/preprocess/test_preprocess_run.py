@@ -6,7 +6,16 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from small_logs import NUM_ROWS, log_columns, make_config, read_split, run, schema_section, write_rows
+from small_logs import (
+    NUM_ROWS,
+    every_kind_section,
+    log_columns,
+    make_config,
+    read_split,
+    run,
+    schema_section,
+    write_rows,
+)
 
 from jobs.ray_executor import RayExecutor
 from pipeline.errors import ConfigError, DataError, UsageError
@@ -135,7 +144,7 @@ def test_a_second_run_writes_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_ray_workers_write_the_bytes_of_one_process(tmp_path: Path) -> None:
-    config = prepare(tmp_path, rows_per_partition=3)
+    config = prepare(tmp_path, rows_per_partition=3, schema=every_kind_section())
     run(config)
     expected = content_of(config.dataset_dir)
     seen: list[tuple[str, int, int]] = []

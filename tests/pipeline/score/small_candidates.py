@@ -14,7 +14,7 @@ from pipeline.preprocess.run import preprocess
 from pipeline.run_config import RunConfig
 from pipeline.train.run import train
 
-OUTPUTS = ["click", "like", "watch", "joint_like"]
+OUTPUTS = ["click", "like", "watch", "mood_good", "mood_bad", "joint_like"]
 FUSION = "click * joint_like ** 0.5 + watch / 100"
 NUM_REQUESTS = 24
 UNKNOWN_ITEM, UNKNOWN_USER = 9_999, 8_888
@@ -35,7 +35,8 @@ FEATURES = [
 TASKS = [
     {"name": "click", "kind": "binary", "label": "is_click"},
     {"name": "like", "kind": "binary", "label": "is_like", "space": "click"},
-    {"name": "watch", "kind": "regression", "label": "seconds", "space": "click"},
+    {"name": "watch", "kind": "watch_time", "label": "seconds", "space": "click"},
+    {"name": "mood", "kind": "multiclass", "label": "mood", "classes": {"good": "up", "bad": "down"}},
 ]
 # A user's column is joined to a request, an item's to an item, and a seller's to what an item's table says.
 TABLES = [
@@ -64,6 +65,8 @@ def make_tables(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
                 "is_click": is_click.astype(int),
                 "is_like": (is_click & (rng.random(num_rows) < 0.5)).astype(int),
                 "seconds": is_click * rng.exponential(20, num_rows),
+                "mood": rng.choice(["up", "down"], num_rows),
+                "row_weight": rng.random(num_rows),
             }
         ),
     }
@@ -104,6 +107,7 @@ def make_workspace(inputs: Path) -> RunConfig:
             "keys": {"user": "user", "item": "item", "request": "request"},
             "features": FEATURES,
             "tasks": TASKS,
+            "weight": "row_weight",
         },
         "preprocess": {"log": {"path": "log.parquet"}, "tables": TABLES, "split": {"kind": "order"}},
         "model": {

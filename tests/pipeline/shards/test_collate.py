@@ -1,4 +1,4 @@
-"""Tables to batches against a naive reference: bags, padding, null labels, and ids that lie outside their table."""
+"""Tables to batches against a naive reference: bags, padding, null labels, weights, and ids outside their table."""
 
 import math
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ class Rows:
     bags: list[list[list[int]]]  # feature, row, ids
     dense: list[list[float]]
     labels: list[list[float | None]]
+    weights: list[float] | None = None
 
     @property
     def layout(self) -> Layout:
@@ -52,6 +53,8 @@ class Rows:
         if self.layout.num_dense:
             columns["dense"] = pa.array(self.dense, pa.list_(pa.float32(), self.layout.num_dense))
         columns["labels"] = pa.array(self.labels, pa.list_(pa.float32(), self.layout.num_tasks))
+        if self.weights is not None:
+            columns["weight"] = pa.array(self.weights, pa.float32())
         return pa.table(columns)
 
 
@@ -72,7 +75,9 @@ def rows(draw: st.DrawFn, min_rows: int = 1) -> Rows:
     ]
     dense = values(st.floats(-1e6, 1e6, width=32), num_dense, num_dense)
     labels = values(st.sampled_from([NULL, 0.0, 1.0, 3.5]), num_tasks, num_tasks)
-    return Rows(single, wide, bags, dense, labels)
+    weight = st.floats(0, 1e6, width=32)
+    weights = draw(st.none() | st.lists(weight, min_size=num_rows, max_size=num_rows))
+    return Rows(single, wide, bags, dense, labels, weights)
 
 
 def bags_of(batch: Batch, layout: Layout) -> list[list[list[int]]]:
@@ -99,7 +104,7 @@ def assert_holds(batch: Batch, expected: Rows, num_padding: int) -> None:
     assert torch.equal(batch.dense, torch.cat([dense, torch.zeros(num_padding, layout.num_dense)]))
     labels = torch.cat([with_nan(expected.labels), torch.full((num_padding, layout.num_tasks), math.nan)])
     torch.testing.assert_close(batch.labels, labels, rtol=0, atol=0, equal_nan=True)
-    assert batch.weights.tolist() == [1.0] * num_rows + [0.0] * num_padding
+    assert batch.weights.tolist() == [*(expected.weights or [1.0] * num_rows), *[0.0] * num_padding]
     assert {part.dtype for part in (batch.dense, batch.labels, batch.weights)} == {torch.float32}
 
 
@@ -126,6 +131,7 @@ def test_slices_and_pieces_of_a_table_give_their_own_rows(given_rows: Rows, data
         [[bags[row] for row in chosen] for bags in given_rows.bags],
         [given_rows.dense[row] for row in chosen],
         [given_rows.labels[row] for row in chosen],
+        given_rows.weights and [given_rows.weights[row] for row in chosen],
     )
     table = pa.concat_tables([whole.slice(first, end - first) for first, end in pieces])
     batch = collate(table, given_rows.layout, len(chosen) + 1)
@@ -141,6 +147,7 @@ MIXED = Rows(
     [[[4], [5], [6]], [[7, 8], [], [NUM_EMBEDDINGS - 1]]],
     [[1.0], [2.0], [3.0]],
     [[1.0, NULL], [NULL, 0.0], [0.0, 2.0]],
+    [0.5, 0.0, 3.0],
 )
 
 
@@ -152,6 +159,7 @@ def test_a_batch_of_three_rows_by_hand() -> None:
     assert batch.sparse.stride() == 4
     assert batch.dense.tolist() == [[1.0], [2.0], [3.0], [0.0]]
     assert batch.labels.isnan().tolist() == [[False, True], [True, False], [False, False], [True, True]]
+    assert batch.weights.tolist() == [0.5, 0.0, 3.0, 0.0]
 
 
 def test_an_empty_table_gives_padding_alone() -> None:
@@ -163,8 +171,8 @@ def test_an_empty_table_gives_padding_alone() -> None:
     assert batch.labels.isnan().all()
 
 
-def test_candidates_without_labels_get_null_labels() -> None:
-    batch = collate(MIXED.table().drop_columns(["labels"]), MIXED.layout, 3)
+def test_candidates_without_labels_and_weights_get_null_labels_and_weight_1() -> None:
+    batch = collate(MIXED.table().drop_columns(["labels", "weight"]), MIXED.layout, 3)
     assert batch.labels.shape == (3, 2)
     assert batch.labels.isnan().all()
     assert batch.weights.tolist() == [1.0, 1.0, 1.0]
@@ -206,6 +214,7 @@ def test_a_batch_owns_its_numbers() -> None:
     batch.sparse.values().zero_()
     batch.dense.zero_()
     batch.labels.zero_()
+    batch.weights.zero_()
     assert table.equals(MIXED.table())
 
 

@@ -96,7 +96,7 @@ class _Payload:
 def test_forged_metadata_does_not_run_its_code(trained: tuple[RunConfig, Path], tmp_path: Path) -> None:
     config, checkpoint = trained
     (checkpoint / ".metadata").write_bytes(pickle.dumps(_Payload(tmp_path / "ran")))
-    model, _ = build_model(read_index(config.dataset_dir), config.model, 0, torch.device("cpu"))
+    model = build_model(read_index(config.dataset_dir), config.model, 0, torch.device("cpu"))
     with pytest.raises(ArtifactError, match="mkdir, which is not allowed"):
         load_tensors(checkpoint, {"model": model.state_dict()}, is_distributed=False)
     assert not (tmp_path / "ran").exists()

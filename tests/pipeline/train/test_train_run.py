@@ -28,7 +28,7 @@ KILLED_SECONDS = 120
 
 def model_tensors(config: RunConfig, checkpoint: Path) -> dict[str, torch.Tensor]:
     """Every parameter of a checkpoint, by name."""
-    model, _ = build_model(read_index(config.dataset_dir), config.model, 0, torch.device("cpu"))
+    model = build_model(read_index(config.dataset_dir), config.model, 0, torch.device("cpu"))
     state = {"model": {f"model.{name}": value.clone() for name, value in model.state_dict().items()}}
     load_tensors(checkpoint, state, is_distributed=False)
     return state["model"]

@@ -14,6 +14,6 @@ class IndependentHead(nn.Module):
         super().__init__()
         self.tasks = tuple(tasks)
 
-    def forward(self, logit_BT: Tensor, label_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Trained logit, target (no NaN) and mask, each [B, T]."""
-        return logit_BT, label_BT.nan_to_num(), space_mask(self.tasks, label_BT)
+    def forward(self, logit_BO: Tensor, label_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Trained logit [B, O], target (no NaN) and mask, both [B, T]."""
+        return logit_BO, label_BT.nan_to_num(), space_mask(self.tasks, label_BT)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.tasks import Task, chain_of, joint_label, joint_log_probability, space_mask
+from models.tasks import Task, chain_of, joint_label, joint_log_probability, output_columns, space_mask
 
 # log p of a joint probability is kept this far below 0, so that log(1 - p) stays finite in float32.
 MAX_LOG_PROBABILITY = -1e-30
@@ -28,22 +28,22 @@ class ESMMHead(nn.Module):
         if not self.joint:
             raise ValueError("head esmm needs a binary task with a space, such as purchase with space: click")
 
-    def forward(self, logit_BT: Tensor, label_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Trained logit, target (no NaN) and mask, each [B, T], in float32."""
-        logit_BT = logit_BT.float()
+    def forward(self, logit_BO: Tensor, label_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Trained logit [B, O], target (no NaN) and mask, both [B, T], in float32."""
+        logit_BO = logit_BO.float()
         own_mask_BT = space_mask(self.tasks, label_BT)
         logits, targets, masks = [], [], []
-        for place, task in enumerate(self.tasks):
+        for place, (task, columns) in enumerate(zip(self.tasks, output_columns(self.tasks), strict=True)):
             if place not in self.joint:
-                logits.append(logit_BT[:, place])
+                logits.append(logit_BO[:, columns])
                 targets.append(label_BT[:, place].nan_to_num())
                 masks.append(own_mask_BT[:, place])
                 continue
-            logits.append(_log_odds(joint_log_probability(self.tasks, task, logit_BT)))
+            logits.append(_log_odds(joint_log_probability(self.tasks, task, logit_BO)).unsqueeze(1))
             target_B, known_B = joint_label(label_BT[:, chain_of(self.tasks, task)])
             targets.append(target_B)
             masks.append(known_B)
-        return torch.stack(logits, 1), torch.stack(targets, 1), torch.stack(masks, 1)
+        return torch.cat(logits, 1), torch.stack(targets, 1), torch.stack(masks, 1)
 
 
 def _log_odds(log_p_B: Tensor) -> Tensor:

@@ -1,0 +1,101 @@
+"""CGC, customized gate control (Tang et al., RecSys 2020): experts of each task beside shared ones."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.inputs import Inputs
+from models.layers import ExpertBank, Mixture, SoftmaxGates
+from models.tasks import Task
+
+
+class CGC(nn.Module):
+    """[B, I] -> [B, T, H]: each task mixes its own experts and the shared ones, H = widths[-1]."""
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        tasks: Sequence[Task],
+        *,
+        num_shared_experts: int = 2,
+        num_task_experts: int = 2,
+        widths: tuple[int, ...] = (64, 32),
+    ) -> None:
+        super().__init__()
+        names = [task.name for task in tasks]
+        self.level = ExtractionLevel(inputs.width, names, num_shared_experts, num_task_experts, widths, is_first=True)
+        self.output_width = widths[-1]
+
+    def forward(self, x_BI: Tensor) -> Tensor:
+        z_BTH: Tensor = self.level(x_BI.unsqueeze(0))
+        return z_BTH
+
+    def mixtures(self, x_BI: Tensor) -> dict[str, Mixture]:
+        """The experts and each task's gate, which sees its own experts and the shared ones."""
+        return {"experts": self.level.mixture(x_BI.unsqueeze(0))}
+
+
+class ExtractionLevel(nn.Module):
+    """One level: [G, B, I] -> [B, T, H], or [B, T + 1, H] with the mix of all experts that the next level shares.
+
+    The first level has one input, G = 1; a later one has an input per task and then the shared one, G = T + 1.
+    """
+
+    def __init__(
+        self,
+        input_width: int,
+        task_names: Sequence[str],
+        num_shared: int,
+        num_own: int,
+        widths: Sequence[int],
+        *,
+        is_first: bool,
+        is_last: bool = True,
+    ) -> None:
+        super().__init__()
+        num_tasks = len(task_names)
+        num_all = num_tasks * num_own + num_shared
+        self.names = (
+            *(f"{task} {place}" for task in task_names for place in range(num_own)),
+            *(f"shared {place}" for place in range(num_shared)),
+        )
+        self.num_own, self.is_first = num_own, is_first
+        if min(num_shared, num_own) < 1:
+            raise ValueError(f"{num_shared} shared experts and {num_own} per task: there must be at least 1 of each")
+        if is_first:
+            self.experts = ExpertBank(input_width, num_all, widths)
+        else:
+            self.own_experts = ExpertBank(input_width, num_own, widths, num_groups=num_tasks)
+            self.shared_experts = ExpertBank(input_width, num_shared, widths)
+        groups = {"num_gates": num_tasks} if is_first else {"num_gates": 1, "num_groups": num_tasks}
+        self.gates = SoftmaxGates(input_width, num_experts=num_own + num_shared, **groups)
+        self.shared_gate = None if is_last else SoftmaxGates(input_width, 1, num_all)
+        self.own_TT: Tensor
+        self.register_buffer("own_TT", torch.eye(num_tasks), persistent=False)
+
+    def forward(self, x_GBI: Tensor) -> Tensor:
+        return torch.bmm(self._weights(x_GBI), self._experts(x_GBI))
+
+    def mixture(self, x_GBI: Tensor) -> Mixture:
+        """This level's experts, each task's own first, and the tasks' gates without that of the shared part."""
+        num_tasks = len(self.own_TT)
+        own_TE = self.own_TT.bool().repeat_interleave(self.num_own, dim=1)
+        num_shared = len(self.names) - own_TE.shape[1]
+        seen_TE = torch.cat([own_TE, own_TE.new_ones(num_tasks, num_shared)], dim=1)
+        return Mixture(self.names, self._experts(x_GBI), self._weights(x_GBI)[:, :num_tasks], seen_TE)
+
+    def _experts(self, x_GBI: Tensor) -> Tensor:
+        if self.is_first:
+            h_BEH: Tensor = self.experts(x_GBI)
+            return h_BEH
+        return torch.cat([self.own_experts(x_GBI[:-1]), self.shared_experts(x_GBI[-1:])], dim=1)
+
+    def _weights(self, x_GBI: Tensor) -> Tensor:
+        """The weight of every expert for every task, 0 where its gate does not see it, then for the shared part."""
+        gate_BTE = self.gates(x_GBI if self.is_first else x_GBI[:-1])
+        own_BTTE = gate_BTE[:, :, None, : self.num_own] * self.own_TT[:, :, None]
+        weight_BTE = torch.cat([own_BTTE.flatten(2), gate_BTE[:, :, self.num_own :]], dim=2)
+        if self.shared_gate is None:
+            return weight_BTE
+        return torch.cat([weight_BTE, self.shared_gate(x_GBI[-1:])], dim=1)

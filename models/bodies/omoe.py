@@ -1,0 +1,36 @@
+"""OMoE, one-gate mixture of experts (Jacobs et al., Neural Computation 3, 1991; as in Ma et al., KDD 2018)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.inputs import Inputs
+from models.layers import ExpertBank, Mixture, SoftmaxGates
+from models.tasks import Task
+
+
+class OMoE(nn.Module):
+    """[B, I] -> [B, T, H]: shared experts under one gate, so the same mixture for every task, H = widths[-1]."""
+
+    def __init__(
+        self, inputs: Inputs, tasks: Sequence[Task], *, num_experts: int = 4, widths: tuple[int, ...] = (64, 32)
+    ) -> None:
+        super().__init__()
+        self.num_tasks = len(tasks)
+        self.experts = ExpertBank(inputs.width, num_experts, widths)
+        self.gate = SoftmaxGates(inputs.width, 1, num_experts)
+        self.output_width = widths[-1]
+
+    def forward(self, x_BI: Tensor) -> Tensor:
+        x_1BI = x_BI.unsqueeze(0)
+        return torch.bmm(self.gate(x_1BI), self.experts(x_1BI)).expand(-1, self.num_tasks, -1)
+
+    def mixtures(self, x_BI: Tensor) -> dict[str, Mixture]:
+        """The experts and the one gate, repeated for each task."""
+        x_1BI = x_BI.unsqueeze(0)
+        weight_BTE = self.gate(x_1BI).expand(-1, self.num_tasks, -1)
+        names = tuple(f"expert {place}" for place in range(weight_BTE.shape[2]))
+        return {
+            "experts": Mixture(names, self.experts(x_1BI), weight_BTE, torch.ones_like(weight_BTE[0], dtype=torch.bool))
+        }

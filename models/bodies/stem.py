@@ -1,0 +1,60 @@
+"""STEM-Net (Su et al., AAAI 2024): shared tables and tables of each task; a task sees all experts, trains its own."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.inputs import Inputs
+from models.layers import ExpertBank, Mixture, SoftmaxGates
+from models.tasks import Task
+
+
+class STEM(nn.Module):
+    """[B, 1 + T, I] -> [B, T, H]: shared tables first, then each task's; H = widths[-1].
+
+    A task's gate reads its own embeddings and weighs the experts of all tasks and the shared ones; gradients go back
+    to its own experts and the shared ones only.
+    """
+
+    tables: ClassVar[str] = "shared_and_per_task"
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        tasks: Sequence[Task],
+        *,
+        num_shared_experts: int = 1,
+        num_task_experts: int = 1,
+        widths: tuple[int, ...] = (64, 32),
+    ) -> None:
+        super().__init__()
+        num_tasks = len(tasks)
+        self.own_experts = ExpertBank(inputs.width, num_task_experts, widths, num_groups=num_tasks)
+        self.shared_experts = ExpertBank(inputs.width, num_shared_experts, widths)
+        self.names = (
+            *(f"{task.name} {place}" for task in tasks for place in range(num_task_experts)),
+            *(f"shared {place}" for place in range(num_shared_experts)),
+        )
+        self.gates = SoftmaxGates(inputs.width, 1, len(self.names), num_groups=num_tasks)
+        self.trained_TE: Tensor
+        own_TE = torch.eye(num_tasks).repeat_interleave(num_task_experts, dim=1)
+        shared_TE = torch.ones(num_tasks, num_shared_experts)
+        self.register_buffer("trained_TE", torch.cat([own_TE, shared_TE], dim=1), persistent=False)
+        self.output_width = widths[-1]
+
+    def forward(self, x_BGI: Tensor) -> Tensor:
+        h_BEH, weight_BTE = self._experts_and_weights(x_BGI)
+        trained_BTE = weight_BTE * self.trained_TE
+        return torch.bmm(trained_BTE, h_BEH) + torch.bmm(weight_BTE - trained_BTE, h_BEH.detach())
+
+    def mixtures(self, x_BGI: Tensor) -> dict[str, Mixture]:
+        """All experts, each task's own first, and each task's gate, which sees all of them."""
+        h_BEH, weight_BTE = self._experts_and_weights(x_BGI)
+        return {"experts": Mixture(self.names, h_BEH, weight_BTE, torch.ones_like(self.trained_TE, dtype=torch.bool))}
+
+    def _experts_and_weights(self, x_BGI: Tensor) -> tuple[Tensor, Tensor]:
+        x_GBI = x_BGI.transpose(0, 1)
+        h_BEH = torch.cat([self.own_experts(x_GBI[1:]), self.shared_experts(x_GBI[:1])], dim=1)
+        return h_BEH, self.gates(x_GBI[1:])

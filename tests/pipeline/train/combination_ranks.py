@@ -1,0 +1,81 @@
+"""Trains small models for some steps on real processes over gloo, many models in one set of processes."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from small_model import batch_of, make_balancer, make_head, make_model, make_rows
+from torch import Tensor
+from torchrec.distributed import DistributedModelParallel
+
+from pipeline.train.config import TrainConfig
+from pipeline.train.distribute import distribute
+from pipeline.train.known_warnings import silence
+from pipeline.train.step import TrainingStep
+from pipeline.train.training_model import TrainingModel
+
+NUM_ROWS = 48
+
+
+def on_ranks(function: Callable[..., Any], num_ranks: int, folder: Path, *arguments: Any) -> Any:
+    """What `function(*arguments)` gives on the first of `num_ranks` new processes in one group."""
+    store, result = folder / f"store-{num_ranks}", folder / f"result-{num_ranks}.pt"
+    store.unlink(missing_ok=True)
+    mp.start_processes(  # type: ignore[attr-defined, no-untyped-call]
+        _run_rank,
+        args=(num_ranks, str(store), str(result), function, arguments),
+        nprocs=num_ranks,
+        start_method="spawn",
+    )
+    return torch.load(result, weights_only=True)
+
+
+def losses_of(combinations: Sequence[tuple[str, str, str]], num_steps: int, sharding: str) -> dict[str, Tensor]:
+    """The mean loss per task at each step, [steps, T], of each (body, head, balancer), by their names."""
+    return {" ".join(combination): _losses(combination, num_steps, sharding) for combination in combinations}
+
+
+def make_step(
+    combination: tuple[str, str, str], config: TrainConfig, **options: Any
+) -> tuple[TrainingStep, DistributedModelParallel]:
+    """A training step on a small model, on this process's group."""
+    body, head, balancer = combination
+    model = make_model(body, table_device="meta", **options)
+    training_model = TrainingModel(model, make_head(head), make_balancer(balancer))
+    device = torch.device("cpu")
+    sharded, optimizer, _ = distribute(training_model, config, device, 0, NUM_ROWS // dist.get_world_size())
+    return TrainingStep(sharded, training_model, optimizer, config), sharded
+
+
+def own_rows(step: int) -> slice:
+    """The rows of this rank in a global batch."""
+    rows_per_rank = NUM_ROWS // dist.get_world_size()
+    return slice(dist.get_rank() * rows_per_rank, (dist.get_rank() + 1) * rows_per_rank)
+
+
+def _losses(combination: tuple[str, str, str], num_steps: int, sharding: str) -> Tensor:
+    config = TrainConfig.model_validate({"sharding": {"default": sharding}, "dense_optimizer": {"learning_rate": 0.01}})
+    train_step, _ = make_step(combination, config)
+    losses = []
+    for step in range(num_steps):
+        sums = train_step(batch_of(make_rows(NUM_ROWS, seed=step)[own_rows(step)]), step)
+        losses.append(sums[0] / sums[1])
+    return torch.stack(losses)
+
+
+def _run_rank(
+    rank: int, num_ranks: int, store: str, result: str, function: Callable[..., Any], arguments: Sequence[Any]
+) -> None:
+    torch.set_num_threads(1)
+    silence()
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=num_ranks)
+    found = function(*arguments)
+    if rank == 0:
+        torch.save(found, result)
+    dist.barrier()
+    # gloo's threads can outlive the interpreter's end and abort it.
+    os._exit(0)

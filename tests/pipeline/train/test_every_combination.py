@@ -1,0 +1,28 @@
+"""Every body with every head and every balancer: 2 ranks have the losses of 1."""
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from combination_ranks import losses_of, on_ranks
+
+from models.catalogue import BALANCERS, BODIES, HEADS
+
+NUM_STEPS = 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", HEADS)
+def test_two_ranks_have_the_losses_of_one(head: str, tmp_path: Path) -> None:
+    combinations = list(product(BODIES, [head], BALANCERS))
+    one = on_ranks(losses_of, 1, tmp_path, combinations, NUM_STEPS, "table_wise")
+    two = on_ranks(losses_of, 2, tmp_path, combinations, NUM_STEPS, "row_wise")
+    assert len(one) == len(combinations)
+    differences = {name: float((losses - two[name]).abs().max()) for name, losses in one.items()}
+    assert all(losses.isfinite().all() for losses in one.values())
+    assert all(losses[-1].sum() < losses[0].sum() for losses in one.values())
+    assert not {name: difference for name, difference in differences.items() if not difference <= 1e-5}
+    # A balancer that changed nothing would pass all of this. Where tasks share nothing, no gradients conflict.
+    for body, balancer in product(set(BODIES) - {"single_task"}, set(BALANCERS) - {"fixed"}):
+        assert not torch.equal(one[f"{body} {head} {balancer}"], one[f"{body} {head} fixed"]), (body, balancer)
