@@ -12,6 +12,7 @@ from small_model import batch_of, make_balancer, make_head, make_model, make_row
 from torch import Tensor
 from torchrec.distributed import DistributedModelParallel
 
+from models.catalogue import INTERACTIONS
 from pipeline.train.config import TrainConfig
 from pipeline.train.distribute import distribute
 from pipeline.train.known_warnings import silence
@@ -39,6 +40,17 @@ def losses_of(combinations: Sequence[tuple[str, str, str]], num_steps: int, shar
     return {" ".join(combination): _losses(combination, num_steps, sharding) for combination in combinations}
 
 
+def losses_of_front_ends(bodies: Sequence[str], num_steps: int, sharding: str) -> dict[str, Tensor]:
+    """The same for models that read a history by attention, with each interaction and without."""
+    return {
+        f"{body} {interaction}": _losses(
+            (body, "independent", "fixed"), num_steps, sharding, attention=True, interaction=interaction
+        )
+        for body in bodies
+        for interaction in (None, *INTERACTIONS)
+    }
+
+
 def make_step(
     combination: tuple[str, str, str], config: TrainConfig, **options: Any
 ) -> tuple[TrainingStep, DistributedModelParallel]:
@@ -57,9 +69,9 @@ def own_rows(step: int) -> slice:
     return slice(dist.get_rank() * rows_per_rank, (dist.get_rank() + 1) * rows_per_rank)
 
 
-def _losses(combination: tuple[str, str, str], num_steps: int, sharding: str) -> Tensor:
+def _losses(combination: tuple[str, str, str], num_steps: int, sharding: str, **options: Any) -> Tensor:
     config = TrainConfig.model_validate({"sharding": {"default": sharding}, "dense_optimizer": {"learning_rate": 0.01}})
-    train_step, _ = make_step(combination, config)
+    train_step, _ = make_step(combination, config, **options)
     losses = []
     for step in range(num_steps):
         sums = train_step(batch_of(make_rows(NUM_ROWS, seed=step)[own_rows(step)]), step)

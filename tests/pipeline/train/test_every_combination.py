@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from combination_ranks import losses_of, on_ranks
+from combination_ranks import losses_of, losses_of_front_ends, on_ranks
 
 from models.catalogue import BALANCERS, BODIES, HEADS
 
@@ -26,3 +26,14 @@ def test_two_ranks_have_the_losses_of_one(head: str, tmp_path: Path) -> None:
     # A balancer that changed nothing would pass all of this. Where tasks share nothing, no gradients conflict.
     for body, balancer in product(set(BODIES) - {"single_task"}, set(BALANCERS) - {"fixed"}):
         assert not torch.equal(one[f"{body} {head} {balancer}"], one[f"{body} {head} fixed"]), (body, balancer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["table_wise", "row_wise"])
+def test_two_ranks_have_the_losses_of_one_with_every_front_end(sharding: str, tmp_path: Path) -> None:
+    bodies = ["mmoe", "stem"]
+    one = on_ranks(losses_of_front_ends, 1, tmp_path, bodies, NUM_STEPS, "table_wise")
+    two = on_ranks(losses_of_front_ends, 2, tmp_path, bodies, NUM_STEPS, sharding)
+    for name, losses in one.items():
+        assert losses[-1].sum() < losses[0].sum(), name
+        torch.testing.assert_close(two[name], losses, rtol=0, atol=1e-5, msg=name)

@@ -1,6 +1,7 @@
 """The train stage: what it writes, when it stops, how it resumes, what it refuses."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +16,14 @@ import torch
 from pipeline.assemble import build_model
 from pipeline.config import RESOLVED_NAME, dump
 from pipeline.errors import ArtifactError, ConfigError, UsageError
+from pipeline.evaluate.run import evaluate
 from pipeline.run_config import RunConfig, load_run_config
 from pipeline.shards.manifest import read_index
 from pipeline.train.checkpoint import best_checkpoint, list_checkpoints, load_tensors, read_manifest
+from pipeline.train.config import ModelConfig
 from pipeline.train.device import has_cuda
 from pipeline.train.run import train
-from pipeline.train.telemetry import read_history
+from pipeline.train.telemetry import read_history, read_inspections
 
 ROOT = Path(__file__).parents[3]
 KILLED_SECONDS = 120
@@ -92,6 +95,42 @@ def test_a_killed_run_ends_with_the_parameters_of_an_undisturbed_one(make_config
     assert_same_parameters(clean, best, resumed)
     expected = [(r["step"], r["kind"], r["losses"]) for r in read_history(clean.workspace_dir)]
     assert [(r["step"], r["kind"], r["losses"]) for r in read_history(killed.workspace_dir)] == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"front_end": {"attention": {"history": {"target": "item_id"}}}, "interaction": {"kind": "low_rank_cross"}},
+        {"body": {"kind": "stem"}, "interaction": {"kind": "factorization_machine"}},
+    ],
+    ids=["attention and cross", "tables per task and pairs"],
+)
+def test_every_part_of_a_front_end_is_trained_saved_and_evaluated(make_config: Any, changes: dict[str, Any]) -> None:
+    # Without the body of the small demo, whose options do not fit every other.
+    model = ModelConfig.model_validate(changes)
+    config = make_config(train={"checkpoint_every_steps": 1, "keep_checkpoints": 1000})
+    config = config.model_copy(update={"model": model})
+    best = train(config)
+    first, last = model_tensors(config, list_checkpoints(config.checkpoints_dir)[0]), model_tensors(config, best)
+    assert not [name for name, value in first.items() if torch.equal(value, last[name])]
+    (click, *_) = evaluate(config)["tasks"]
+    assert click["metrics"]["auc"]["value"] > 0.55
+
+
+@pytest.mark.parametrize("balancer", ["dwa", "famo", "gradnorm", "metabalance", "uncertainty"])
+def test_a_resumed_run_goes_on_with_the_weights_of_its_balancer(make_config: Any, balancer: str) -> None:
+    settings = {"checkpoint_every_steps": 20, "keep_checkpoints": 10, "inspect_every_steps": 1}
+    options = {"window_steps": 7} if balancer == "dwa" else {}
+    config = make_config(model={"balancer": {"kind": balancer, **options}}, train=settings)
+    best = train(config)
+    expected, seen = model_tensors(config, best), read_inspections(config.workspace_dir)
+    assert seen[-1]["weights"] != seen[25]["weights"]
+    for checkpoint in list_checkpoints(config.checkpoints_dir)[1:]:
+        shutil.rmtree(checkpoint)
+    assert read_manifest(list_checkpoints(config.checkpoints_dir)[0]).step == 20
+    found = model_tensors(config, train(config, resume=True))
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    assert read_inspections(config.workspace_dir) == seen
 
 
 def test_resuming_a_finished_run_changes_nothing(make_config: Any) -> None:
