@@ -5,8 +5,8 @@
 
 FOLDER holds the raw files that jobs/configs/<name>.yaml asks for. Each run is the shipped configuration with another
 body, learning rate of the dense layers, and seed. The learning rate of a body is the one of LEARNING_RATES with the
-lowest validation loss for seed 0; the figures are of the other seeds, on the test split, from the checkpoint with the
-lowest validation loss. Runs that are already in the results file are not done again.
+lowest mean validation loss for the tuning seeds; the figures are of seeds 1, 2, ..., on the test split, from the
+checkpoint with the lowest validation loss. Runs that are already in the results file are not done again.
 """
 
 import argparse
@@ -36,7 +36,7 @@ BASELINE = "single_task"
 BUDGET_WIDTH = 32
 MAX_WIDTH = 2048
 LEARNING_RATES = (0.0005, 0.001, 0.002, 0.004, 0.008)
-TUNING_SEED = 0
+TUNING_SEEDS = (0, 100)
 # What tells people apart and where they are, for PEPNet's gates.
 PEPNET_FEATURES: dict[str, dict[str, list[str]]] = {
     "census_income": {"person_features": ["age_value", "sex", "race"], "domain_features": ["year"]},
@@ -150,7 +150,7 @@ def summarise(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     by_body: dict[str, dict[int, dict[str, Any]]] = {}
     best = choose_rates(results)
     for result in results:
-        if result["seed"] == TUNING_SEED or result["learning_rate"] != best[result["body"]]:
+        if result["seed"] in TUNING_SEEDS or result["learning_rate"] != best[result["body"]]:
             continue
         by_body.setdefault(result["body"], {})[result["seed"]] = result
     rows = []
@@ -248,11 +248,11 @@ def main() -> None:
         }
 
     with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
-        tuning = [make_job(body, TUNING_SEED, rate) for body in bodies for rate in LEARNING_RATES]
+        tuning = [make_job(body, seed, rate) for seed in TUNING_SEEDS for body in bodies for rate in LEARNING_RATES]
         run_all(pool, tuning, given.results)
         best = choose_rates([r for r in read_results(given.results) if r["name"] == given.name])
         # Seed by seed, so that an interrupted study compares all bodies.
-        seeds = range(TUNING_SEED + 1, TUNING_SEED + 1 + given.seeds)
+        seeds = range(1, 1 + given.seeds)
         run_all(pool, [make_job(body, seed, best[body]) for seed in seeds for body in bodies], given.results)
     print(to_markdown(given.name, summarise([r for r in read_results(given.results) if r["name"] == given.name])))
 
@@ -274,10 +274,13 @@ def run_all(pool: Pool, jobs: list[dict[str, Any]], results: Path) -> None:
 
 
 def choose_rates(results: list[dict[str, Any]]) -> dict[str, float]:
-    """The learning rate of each body with the lowest validation loss for the tuning seed."""
-    tuned = [result for result in results if result["seed"] == TUNING_SEED]
-    tuned.sort(key=lambda result: -result["validation_loss"])
-    return {result["body"]: result["learning_rate"] for result in tuned}
+    """The learning rate of each body with the lowest mean validation loss over the tuning seeds."""
+    losses: dict[str, dict[float, list[float]]] = {}
+    for result in results:
+        if result["seed"] in TUNING_SEEDS:
+            of_rate = losses.setdefault(result["body"], {}).setdefault(result["learning_rate"], [])
+            of_rate.append(result["validation_loss"])
+    return {body: min(rates, key=lambda rate: statistics.mean(rates[rate])) for body, rates in losses.items()}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 Three models on the log of `make demo`, which the script simulates where it is not there: the demo's body with head
 esmm, the same body with head independent, whose purchase task is trained on clicked rows only, and a model per task
 (body single_task, head independent), whose purchase model never saw another row. The simulator knows the true
-probability of every impression, also of those that were not clicked.
+probability of every impression, also of those that were not clicked. With --keep-clicks 0.1 nine of ten clicked rows
+are left out of the log at random: clicks are rare then, and P(purchase | click) is what it was.
 """
 
 import argparse
@@ -23,8 +24,10 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
 import pyarrow.compute as pc  # noqa: E402
 import pyarrow.dataset as ds  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from pipeline.evaluate.metrics import Predictions, auc  # noqa: E402
@@ -51,6 +54,31 @@ SPACES = ("all impressions", "clicked", "not clicked")
 def make_config(workspace: Path, inputs: Path, seed: int, overrides: list[str]) -> RunConfig:
     given = [f"workspace={json.dumps(str(workspace))}", f"inputs={json.dumps(str(inputs))}", f"seed={seed}"]
     return load_run_config(ROOT / "jobs" / "configs" / "demo.yaml", (*given, *overrides))
+
+
+def thin_clicks(inputs: Path, out: Path, keep: float) -> None:
+    """The same log with only this share of its clicked rows."""
+    (out / "log").mkdir(parents=True)
+    for name in ("users.parquet", "items.parquet", "truth"):
+        (out / name).symlink_to((inputs / name).resolve())
+    random = np.random.default_rng(0)
+    for path in sorted((inputs / "log").glob("*.parquet")):
+        table = pq.read_table(path)
+        is_kept = (np.asarray(table["click"]) == 0) | (random.random(table.num_rows) < keep)
+        pq.write_table(table.filter(pa.array(is_kept)), out / "log" / path.name)
+
+
+def kept_information(inputs: Path, keep: float) -> float:
+    """How much of what clicked rows tell about the logit of P(purchase | click) the joint label alone tells.
+
+    With p the probability of a click and q that of a purchase given one, an impression's Fisher information on the
+    logit of q is p q (1 - q) from the conditional likelihood, and (1 - q) / (1 - p q) times that from the joint one.
+    """
+    table = ds.dataset(inputs / "truth").to_table(columns=["click", "purchase"])
+    p, q = (np.asarray(table[name]) for name in ("click", "purchase"))
+    p = keep * p / (1 - p + keep * p)
+    conditional = p * q * (1 - q)
+    return float((conditional * (1 - q) / (1 - p * q)).sum() / conditional.sum())
 
 
 def score_test_split(config: RunConfig) -> Scored:
@@ -110,10 +138,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=NUM_ROWS)
     parser.add_argument("--workspace", type=Path, default=ROOT / "runs" / "entire_space")
+    parser.add_argument("--keep-clicks", type=float, default=1.0, help="the share of clicked rows that stay in the log")
     given = parser.parse_args()
     inputs, shared = given.workspace / "log", given.workspace / "shared"
     if not inputs.is_dir():
         simulate(inputs, given.rows, seed=1)
+    if given.keep_clicks < 1:
+        thinned = given.workspace / f"log-{given.keep_clicks}"
+        shared = given.workspace / f"shared-{given.keep_clicks}"
+        if not thinned.is_dir():
+            thin_clicks(inputs, thinned, given.keep_clicks)
+        inputs = thinned
     base = make_config(shared, inputs, 1, [])
     if not base.dataset_dir.is_dir():
         preprocess(base, InProcessExecutor())
@@ -128,6 +163,7 @@ def main() -> None:
             figures = measure(scored, true_probability(scored, inputs, "purchase"))
             results[name].append(figures)
             print(f"{name}, seed {seed}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()), flush=True)
+    print(f"information in the joint label: {kept_information(inputs, given.keep_clicks):.3f} of that in clicked rows")
     print(to_markdown(results))
 
 
