@@ -192,6 +192,24 @@ def is_seesaw(tasks: dict[str, dict[str, float]]) -> bool:
     return any(gain > 0 for gain in clear) and any(gain < 0 for gain in clear)
 
 
+def to_page(results: list[dict[str, Any]]) -> str:
+    """The tables of all data sets that have results."""
+    parts = [
+        "# All bodies at equal budgets",
+        "",
+        "Made by `architectures.py`, which says how. Test AUC: mean and standard deviation over seeds. Gain: AUC minus",
+        "that of `single_task` with the same seed, mean and standard error. A seesaw is a gain of one task beside a",
+        "loss of another, both of more than two standard errors. Budgets count the parameters of body and towers;",
+        "`front end` counts tables and the projection of the numeric inputs: `single_task` and `stem` have several.",
+        "",
+    ]
+    for name in NAMES:
+        own = [result for result in results if result["name"] == name]
+        if own:
+            parts.append(to_markdown(name, summarise(own)))
+    return "\n".join(parts)
+
+
 def to_markdown(name: str, rows: list[dict[str, Any]]) -> str:
     """The table of one data set."""
     tasks = list(rows[0]["tasks"])
@@ -254,7 +272,9 @@ def main() -> None:
         # Seed by seed, so that an interrupted study compares all bodies.
         seeds = range(1, 1 + given.seeds)
         run_all(pool, [make_job(body, seed, best[body]) for seed in seeds for body in bodies], given.results)
-    print(to_markdown(given.name, summarise([r for r in read_results(given.results) if r["name"] == given.name])))
+    page = to_page(read_results(given.results))
+    given.results.with_suffix(".md").write_text(page)
+    print(page)
 
 
 def run_all(pool: Pool, jobs: list[dict[str, Any]], results: Path) -> None:

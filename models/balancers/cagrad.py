@@ -11,6 +11,8 @@ from models.tasks import Task
 
 MAX_MOVES = 2000
 TOLERANCE = 1e-12
+SMOOTHING = 1e-8
+MAX_CANCELLATION = 1e4
 Vector = list[float]
 
 
@@ -33,15 +35,16 @@ class CAGrad(Balancer):
         assert gram_TT is not None
         shared_T = self.equal_weights(loss_T)
         # A task without a row has no gradient: leaving it as it is would be the best mix of all.
-        present = [task for task in range(self.num_tasks) if gram_TT[task, task] > 0]
+        present = gram_TT.diagonal().gt(0).nonzero().flatten().tolist()
         if present:
             gram_PP = gram_TT[present][:, present]
             gram: list[Vector] = (gram_PP / gram_PP.max()).tolist()
             mix = least_mix(gram, self.c)
-            length, mean_length = length_of(gram, mix), length_of(gram, [1 / len(gram)] * len(gram))
-            # At a mix of length 0 the tasks cancel out, and no direction helps all of them.
-            factor = len(gram) * self.c * mean_length / length if length > TOLERANCE else 0.0
-            shared_T[present] += factor * shared_T.new_tensor(mix)
+            mean_length = length_of(gram, [1 / len(gram)] * len(gram))
+            # Where the gradients cancel out, no direction helps all tasks, and large weights would bring out rounding.
+            lengths = sum(share * math.sqrt(gram[task][task]) for task, share in enumerate(mix))
+            length = max(length_of(gram, mix), lengths / MAX_CANCELLATION)
+            shared_T[present] += len(gram) * self.c * mean_length / length * shared_T.new_tensor(mix)
         return Weights(self.equal_weights(loss_T), shared_T)
 
 
@@ -49,7 +52,8 @@ def least_mix(gram: list[Vector], c: float) -> Vector:
     """The shares, at least 0 and 1 together, that minimise `worst_case`.
 
     Each move takes from the task whose slope is steepest up and gives to the one whose slope is steepest down, as much
-    as is best: along such a line the function is a straight one and the root of a parabola.
+    as is best: along such a line the function is a straight one and the root of a parabola. `SMOOTHING` rounds off the
+    tip at |g_w| = 0, on which such moves would stay.
     """
     num_tasks = len(gram)
     mix = [1 / num_tasks] * num_tasks
@@ -57,9 +61,7 @@ def least_mix(gram: list[Vector], c: float) -> Vector:
     radius = c * math.sqrt(max(0.0, sum(to_mean) / num_tasks))
     for _ in range(MAX_MOVES if radius > 0 else 0):
         to_mix = [sum(value * share for value, share in zip(row, mix, strict=True)) for row in gram]
-        square = sum(share * product for share, product in zip(mix, to_mix, strict=True))
-        if square <= TOLERANCE**2:
-            break
+        square = max(0.0, sum(share * product for share, product in zip(mix, to_mix, strict=True))) + SMOOTHING**2
         slope = [a + radius * b / math.sqrt(square) for a, b in zip(to_mean, to_mix, strict=True)]
         giver = max((task for task in range(num_tasks) if mix[task] > 0), key=lambda task: slope[task])
         taker = min(range(num_tasks), key=lambda task: slope[task])

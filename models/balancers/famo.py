@@ -1,5 +1,6 @@
 """FAMO, fast adaptive multitask optimization (Liu et al., NeurIPS 2023): all tasks improve at one rate."""
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -23,8 +24,10 @@ class FAMO(Balancer):
 
     def __init__(self, tasks: Sequence[Task], *, learning_rate: float = 0.025, decay: float = 0.001) -> None:
         super().__init__(tasks)
-        if learning_rate <= 0 or decay < 0:
-            raise ValueError(f"learning_rate {learning_rate} must be above 0 and decay {decay} at least 0")
+        if not 0 < learning_rate < math.inf or not 0 <= decay < math.inf:
+            raise ValueError(
+                f"learning_rate {learning_rate} must be finite and above 0, decay {decay} finite and at least 0"
+            )
         self.learning_rate = learning_rate
         self.decay = decay
         self.logit_T: Tensor
@@ -39,8 +42,10 @@ class FAMO(Balancer):
         return Weights(self.num_tasks * share_T / share_T.sum(), self.equal_weights(loss_T))
 
     def observe(self, loss_T: Tensor) -> None:
-        fall_T = self.loss_T.log() - loss_T.clamp_min(MIN_LOSS).log()
-        fall_T = fall_T.nan_to_num(nan=0.0)
-        z_T = torch.softmax(self.logit_T, dim=0)
-        slope_T = z_T * (fall_T - (z_T * fall_T).sum())
-        self.logit_T -= self.learning_rate * (slope_T + self.decay * self.logit_T)
+        is_present_T = ~loss_T.isnan()
+        fall_T = torch.where(is_present_T, self.loss_T.log() - loss_T.clamp_min(MIN_LOSS).log(), 0.0)
+        # A task without a row keeps its logit: it counts as one that fell as much as the others did on average.
+        z_T = torch.softmax(self.logit_T, dim=0) * is_present_T
+        mean_fall = (z_T * fall_T).sum() / z_T.sum().clamp_min(1e-30)
+        slope_T = z_T * (fall_T - mean_fall) + self.decay * self.logit_T * is_present_T
+        self.logit_T -= self.learning_rate * slope_T

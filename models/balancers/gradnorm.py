@@ -1,5 +1,6 @@
 """GradNorm (Chen et al., ICML 2018): weights under which tasks that learn more slowly have larger gradients."""
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -24,8 +25,10 @@ class GradNorm(Balancer):
 
     def __init__(self, tasks: Sequence[Task], *, alpha: float = 1.5, learning_rate: float = 0.025) -> None:
         super().__init__(tasks)
-        if alpha < 0 or learning_rate <= 0:
-            raise ValueError(f"alpha {alpha} must be at least 0 and learning_rate {learning_rate} above 0")
+        if not 0 <= alpha < math.inf or not 0 < learning_rate < math.inf:
+            raise ValueError(
+                f"alpha {alpha} must be finite and at least 0, learning_rate {learning_rate} finite and above 0"
+            )
         self.alpha = alpha
         self.learning_rate = learning_rate
         self.weight_T: Tensor

@@ -78,9 +78,27 @@ def test_verdicts_follow_from_the_losses() -> None:
         body: least + slope * (1 - p) + common + random.normal(0, spread, (30, len(p)))
         for body, (least, slope, spread) in made.items()
     }
-    verdicts = {found["statement"]: found["verdict"] for found in study.statements(losses)}
-    not_held = [statement for statement, verdict in verdicts.items() if not verdict.startswith("holds")]
-    assert not_held == ["(a) CGC is worse at correlation 0 than at 1"]
+    held = verdicts(losses, "difference")
+    assert [name for name, verdict in held.items() if verdict != "holds"] == [
+        "(a) CGC is worse at correlation 0 than at 1"
+    ]
+    held = verdicts(losses, "ratio")
+    assert held["(c) MMoE is better than Shared-Bottom on average"] == "holds"
     losses["ple"] += 0.5
-    worse = {found["statement"]: found["verdict"] for found in study.statements(losses)}
-    assert worse["(PLE) PLE's mean gain over single-task exceeds MMoE's"] == "does not hold"
+    for measure in ("difference", "ratio"):
+        assert verdicts(losses, measure)["(PLE) PLE's mean gain over single-task exceeds MMoE's"] == "does not hold"
+
+
+def verdicts(losses: dict[str, Any], measure: str) -> dict[str, str]:
+    return {found["statement"]: found[measure]["verdict"] for found in study.statements(losses)}
+
+
+def test_a_ratio_counts_easy_and_hard_seeds_alike() -> None:
+    hard = np.array([1.0] * 28 + [100.0] * 2)[:, None] * np.ones((30, len(study.CORRELATIONS)))
+    losses = {body: hard.copy() for body in study.OPTIONS}
+    # Better by a fifth on 28 easy seeds, worse by a tenth on 2 hard ones.
+    losses["mmoe"][:28] *= 0.8
+    losses["mmoe"][28:] *= 1.1
+    name = "(c) MMoE is better than Shared-Bottom on average"
+    assert verdicts(losses, "ratio")[name] == "holds"
+    assert verdicts(losses, "difference")[name] == "not decided"

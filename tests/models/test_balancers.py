@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from small_model import BALANCER_OPTIONS
@@ -29,6 +29,8 @@ from models.tasks import Task
 
 NAN = float("nan")
 TASKS = [Task("click", "binary"), Task("like", "binary"), Task("watch", "regression")]
+# Their state says NaN of a task that had no row yet.
+UNKNOWN = ("dwa", "gradnorm")
 each_balancer = pytest.mark.parametrize("name", BALANCERS)
 seeds = st.integers(0, 10_000)
 
@@ -85,15 +87,29 @@ def test_a_task_without_a_row_leaves_all_weights_finite(name: str, absent_steps:
         for part in take_step(balancer, step, absent=1 if step in absent_steps else None):
             assert part.isfinite().all()
             assert (part > 0).all()
-    assert all(value.isfinite().all() for value in balancer.state_dict().values()) or 0 in absent_steps
+    was_seen = len(absent_steps) < 20
+    assert all(value.isfinite().all() for value in balancer.state_dict().values()) == (was_seen or name not in UNKNOWN)
 
 
 @each_balancer
-def test_a_batch_without_any_labelled_row_leaves_the_weights_finite(name: str) -> None:
+@pytest.mark.parametrize("num_tasks", [1, 3])
+def test_a_batch_without_any_labelled_row_leaves_the_weights_finite(name: str, num_tasks: int) -> None:
+    balancer = make(name, TASKS[:num_tasks])
+    zeros_TT = torch.zeros(num_tasks, num_tasks, dtype=torch.float64) if balancer.needs_gradients else None
+    weights = balancer.weights(torch.full((num_tasks,), NAN), zeros_TT, 0)
+    balancer.observe(torch.full((num_tasks,), NAN))
+    for part in (*weights, *take_step(balancer, 1)):
+        assert part.isfinite().all()
+
+
+@each_balancer
+def test_a_task_whose_loss_is_exactly_zero_leaves_the_weights_finite(name: str) -> None:
     balancer = make(name)
-    zeros_TT = torch.zeros(3, 3, dtype=torch.float64) if balancer.needs_gradients else None
-    weights = balancer.weights(torch.full((3,), NAN), zeros_TT, 0)
-    assert all(part.isfinite().all() for part in weights)
+    identity_TT = torch.eye(3, dtype=torch.float64) if balancer.needs_gradients else None
+    for step in range(20):
+        loss_T = torch.tensor([0.0 if step < 10 else 1.0, 0.5, 0.0])
+        assert all(part.isfinite().all() for part in balancer.weights(loss_T, identity_TT, step))
+        balancer.observe(loss_T)
 
 
 @each_balancer
@@ -121,16 +137,22 @@ def test_no_balancer_trains_anything_by_backpropagation(name: str) -> None:
         ("cagrad", {"c": 1.0}),
         ("cagrad", {"c": -0.1}),
         ("dwa", {"temperature": 0.0}),
+        ("dwa", {"temperature": NAN}),
         ("dwa", {"window_steps": 0}),
         ("famo", {"learning_rate": 0.0}),
         ("famo", {"decay": -1.0}),
+        ("famo", {"learning_rate": NAN}),
+        ("famo", {"decay": NAN}),
         ("gradnorm", {"alpha": -1.0}),
+        ("gradnorm", {"alpha": math.inf}),
+        ("gradnorm", {"learning_rate": NAN}),
         ("gradnorm", {"learning_rate": 0.0}),
         ("metabalance", {"target": "clik"}),
         ("metabalance", {"relax": 1.1}),
         ("metabalance", {"beta": 1.0}),
         ("random", {"seed": -1}),
         ("uncertainty", {"learning_rate": 0.0}),
+        ("uncertainty", {"learning_rate": math.inf}),
     ],
 )
 def test_a_value_that_makes_no_sense_is_named(name: str, options: dict[str, Any]) -> None:
@@ -196,6 +218,34 @@ def test_the_mix_of_cagrad_is_as_good_as_a_general_solver_finds(seed: int, num_t
     assert worst_case(gram, mix, c) <= solved.fun + 1e-8 * max(1.0, abs(solved.fun))
 
 
+@settings(deadline=None)
+@given(
+    gradients=st.lists(st.tuples(st.integers(-2, 2), st.integers(-2, 2)), min_size=3, max_size=3),
+    c=st.sampled_from([0.01, 0.4, 0.9]),
+)
+@example(gradients=[(-1, 1), (2, -2), (2, -2)], c=0.01)
+def test_the_mix_of_cagrad_is_the_best_of_a_grid_also_where_gradients_cancel_out(
+    gradients: list[tuple[int, int]], c: float
+) -> None:
+    gradient_TP = np.array(gradients, dtype=float)
+    gram = gradient_TP @ gradient_TP.T
+    shares = np.array([(a, b, 30 - a - b) for a in range(31) for b in range(31 - a)]) / 30
+    mean_length = np.linalg.norm(gradient_TP.mean(axis=0))
+    values = shares @ gram.mean(axis=0) + c * mean_length * np.linalg.norm(shares @ gradient_TP, axis=1)
+    assert worst_case(gram.tolist(), least_mix(gram.tolist(), c), c) <= values.min() + 1e-6
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-12, 1e-9, 1e-6])
+def test_cagrad_keeps_its_weights_within_what_float32_gradients_bear(apart: float) -> None:
+    """The best mix is of the first two tasks, which are against each other, and only `apart` long."""
+    gradient_TP = torch.tensor([[1.0, apart], [-1.0, apart], [0.0, 1.0]], dtype=torch.float64)
+    shared_T = CAGrad(TASKS, c=0.5).weights(torch.ones(3), gradient_TP @ gradient_TP.T, 0).shared_T
+    assert shared_T.max() < 1e4
+    mean_P = gradient_TP.mean(dim=0)
+    moved_P = shared_T @ gradient_TP.float() / 3 - mean_P.float()
+    assert float(moved_P.norm()) <= 0.501 * float(mean_P.norm())
+
+
 def test_cagrad_improves_the_worst_task_most_within_its_radius() -> None:
     """Against a grid of directions around the mean gradient of two tasks in a plane."""
     gradient_TP = torch.tensor([[1.0, 0.2], [-0.6, 0.5]], dtype=torch.float64)
@@ -208,6 +258,17 @@ def test_cagrad_improves_the_worst_task_most_within_its_radius() -> None:
     circle_NP = mean_P + 0.5 * mean_P.norm() * torch.stack([angle.cos(), angle.sin()], dim=1)
     best = (circle_NP @ gradient_TP.T).min(dim=1).values.max()
     assert float((gradient_TP @ found_P).min()) == pytest.approx(float(best), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["cagrad", "pcgrad"])
+def test_a_task_without_a_row_does_not_change_what_the_others_send_back(name: str) -> None:
+    gradient_TP = torch.tensor([[1.0, 0.2], [0.0, 0.0], [-0.6, 0.5]], dtype=torch.float64)
+    others_TP = gradient_TP[[0, 2]]
+    found = BALANCERS[name](TASKS).weights(torch.tensor([1.0, NAN, 1.0]), gradient_TP @ gradient_TP.T, 0)
+    expected = BALANCERS[name](TASKS[:2]).weights(torch.ones(2), others_TP @ others_TP.T, 0)
+    assert not torch.equal(expected.shared_T, torch.ones(2))
+    torch.testing.assert_close(found.shared_T[[0, 2]], expected.shared_T)
+    assert found.shared_T[1] == 1
 
 
 def test_cagrad_without_a_radius_is_the_sum_of_the_gradients() -> None:
@@ -232,6 +293,26 @@ def test_gradnorm_steps_down_the_distance_of_each_norm_from_its_target() -> None
         weight_T = 3 * moved_T / moved_T.sum()
 
 
+def test_gradnorm_moves_a_task_without_a_row_only_by_what_brings_the_sum_to_the_number_of_tasks() -> None:
+    balancer, alone = GradNorm(TASKS), GradNorm(TASKS[:2])
+    gradient_TP = torch.tensor([[3.0, 0.0], [0.0, 1.6], [0.0, 0.0]], dtype=torch.float64)
+    gram_TT = gradient_TP @ gradient_TP.T
+    balancer.weights(torch.tensor([1.0, 1.0, NAN]), gram_TT, 0)
+    alone.weights(torch.ones(2), gram_TT[:2, :2], 0)
+    # Before the sum is brought to 3, the weights are those of the two tasks alone and the old one of the third, 1.
+    moved_T = torch.tensor([1 - 0.025 * 3, 1 + 0.025 * 1.6])
+    torch.testing.assert_close(alone.weight_T, 2 * moved_T / moved_T.sum())
+    torch.testing.assert_close(balancer.weight_T, 3 * torch.cat([moved_T, torch.ones(1)]) / (1 + moved_T.sum()))
+
+
+def test_uncertainty_leaves_a_task_without_a_row_where_it_is() -> None:
+    balancer = UncertaintyWeights(TASKS)
+    balancer.weights(torch.tensor([0.2, 0.7, 0.9]), None, 0)
+    before_T = balancer.log_variance_T.clone()
+    balancer.weights(torch.tensor([0.2, NAN, 0.9]), None, 1)
+    assert (balancer.log_variance_T == before_T).tolist() == [False, True, False]
+
+
 def test_uncertainty_steps_down_the_likelihood_of_its_noise() -> None:
     balancer = UncertaintyWeights(TASKS, learning_rate=0.05)
     s_T = torch.zeros(3)
@@ -250,6 +331,20 @@ def test_uncertainty_ends_at_the_inverse_of_twice_the_loss() -> None:
     for step in range(200):
         found = balancer.weights(loss_T, None, step)
     torch.testing.assert_close(found.loss_T, 1 / (2 * loss_T), rtol=1e-3, atol=0)
+
+
+def test_uncertainty_bounds_the_weight_of_a_task_whose_loss_stays_zero() -> None:
+    balancer = UncertaintyWeights(TASKS, learning_rate=5.0)
+    for step in range(100):
+        found = balancer.weights(torch.tensor([0.0, 0.5, 0.5]), None, step)
+    assert found.loss_T.isfinite().all()
+
+
+def test_dwa_stays_finite_after_a_window_of_zero_losses() -> None:
+    balancer = DynamicWeightAverage(TASKS, temperature=0.1, window_steps=1)
+    balancer.weights(torch.tensor([0.0, 1.0, 1.0]), None, 0)
+    balancer.weights(torch.ones(3), None, 1)
+    torch.testing.assert_close(balancer.weights(torch.ones(3), None, 2).loss_T, torch.ones(3))
 
 
 def test_dwa_compares_the_last_two_windows() -> None:
@@ -289,6 +384,14 @@ def test_metabalance_brings_every_gradient_near_the_size_of_the_targets() -> Non
     torch.testing.assert_close(sizes, sizes[:1].expand(3), rtol=1e-5, atol=1e-6)
 
 
+def test_metabalance_keeps_the_average_of_a_task_without_a_row() -> None:
+    balancer = MetaBalance(TASKS, relax=1.0, beta=0.8)
+    balancer.weights(torch.ones(3), torch.diag(torch.tensor([1.0, 4.0, 9.0], dtype=torch.float64)), 0)
+    absent_TT = torch.diag(torch.tensor([1.0, 0.0, 9.0], dtype=torch.float64))
+    found = balancer.weights(torch.tensor([1.0, NAN, 1.0]), absent_TT, 1)
+    torch.testing.assert_close(found.shared_T, torch.tensor([1.0, 1 / 2, 1 / 3]))
+
+
 def test_famo_steps_down_the_log_losses_through_its_softmax() -> None:
     balancer = FAMO(TASKS, learning_rate=0.3, decay=0.01)
     logit_T = torch.zeros(3)
@@ -312,3 +415,20 @@ def test_famo_favours_the_task_that_does_not_improve() -> None:
         found = balancer.weights(torch.ones(3), None, step)
         balancer.observe(torch.tensor([0.9, 0.9, 1.0]))
     assert found.loss_T[2] > 1.5 > 1 > found.loss_T[0]
+
+
+def test_famo_leaves_a_task_without_a_row_where_it_is() -> None:
+    """The others move as if it had fallen as much as they did on average."""
+    start_T = torch.tensor([0.3, 0.7, -0.2])
+    after_T = torch.tensor([0.7, 0.9, NAN])
+    balancer = FAMO(TASKS, learning_rate=0.5, decay=0.1)
+    balancer.logit_T.copy_(start_T)
+    balancer.weights(torch.tensor([1.0, 1.0, NAN]), None, 0)
+    balancer.observe(after_T)
+    z_T = torch.softmax(start_T, dim=0)
+    fall_T = -after_T.log()
+    fall_T[2] = (z_T[:2] * fall_T[:2]).sum() / z_T[:2].sum()
+    slope_T = z_T * (fall_T - (z_T * fall_T).sum())
+    expected_T = start_T - 0.5 * (slope_T + 0.1 * start_T)
+    torch.testing.assert_close(balancer.logit_T[:2], expected_T[:2])
+    assert balancer.logit_T[2] == start_T[2]

@@ -35,9 +35,17 @@ def on_ranks(function: Callable[..., Any], num_ranks: int, folder: Path, *argume
     return torch.load(result, weights_only=True)
 
 
-def losses_of(combinations: Sequence[tuple[str, str, str]], num_steps: int, sharding: str) -> dict[str, Tensor]:
-    """The mean loss per task at each step, [steps, T], of each (body, head, balancer), by their names."""
-    return {" ".join(combination): _losses(combination, num_steps, sharding) for combination in combinations}
+def losses_of(
+    combinations: Sequence[tuple[str, str, str]], num_steps: int, sharding: str, one_batch: bool = False
+) -> dict[str, Tensor]:
+    """The mean loss per task at each step, [steps, T], of each (body, head, balancer), by their names.
+
+    Each step has a batch of its own, or all of them have the same one.
+    """
+    return {
+        " ".join(combination): _losses(combination, num_steps, sharding, one_batch=one_batch)
+        for combination in combinations
+    }
 
 
 def losses_of_front_ends(bodies: Sequence[str], num_steps: int, sharding: str) -> dict[str, Tensor]:
@@ -69,12 +77,15 @@ def own_rows(step: int) -> slice:
     return slice(dist.get_rank() * rows_per_rank, (dist.get_rank() + 1) * rows_per_rank)
 
 
-def _losses(combination: tuple[str, str, str], num_steps: int, sharding: str, **options: Any) -> Tensor:
+def _losses(
+    combination: tuple[str, str, str], num_steps: int, sharding: str, *, one_batch: bool = False, **options: Any
+) -> Tensor:
     config = TrainConfig.model_validate({"sharding": {"default": sharding}, "dense_optimizer": {"learning_rate": 0.01}})
     train_step, _ = make_step(combination, config, **options)
     losses = []
     for step in range(num_steps):
-        sums = train_step(batch_of(make_rows(NUM_ROWS, seed=step)[own_rows(step)]), step)
+        rows = make_rows(NUM_ROWS, seed=0 if one_batch else step)
+        sums = train_step(batch_of(rows[own_rows(step)]), step)
         losses.append(sums[0] / sums[1])
     return torch.stack(losses)
 
