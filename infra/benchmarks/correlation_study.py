@@ -298,8 +298,8 @@ def to_markdown(results: list[dict[str, Any]], found: list[dict[str, Any]], give
         "",
         "What the papers say, with 95% bootstrap intervals over seeds; all bodies of a seed see the same rows. Some",
         "seeds make tasks that are ten times as hard as others', and in a difference of means (in thousandths) only",
-        "those count: the ratio is one of geometric means. A spread is compared by standard deviations, of the loss and",
-        "of its logarithm.",
+        "those count: the ratio is one of geometric means. A spread is compared by standard deviations, of the loss",
+        "and of its logarithm.",
         "",
         "| statement | difference | verdict | ratio | verdict |",
         "|---|---|---|---|---|",
@@ -314,30 +314,38 @@ def to_markdown(results: list[dict[str, Any]], found: list[dict[str, Any]], give
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """Mean loss with its bootstrap interval, and the spread from run to run, against the correlation."""
+    """Against the correlation: geometric mean of the loss, its ratio to that at 1, and the spread from run to run."""
     style: Any = {"svg.fonttype": "none", "svg.hashsalt": "correlation", "font.size": 9, "axes.spines.top": False,
                   "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6eaee"}  # fmt: skip
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        for result, color in zip(results, COLORS, strict=True):
-            losses = 1000 * np.array(result["losses"])
-            mean = losses.mean(axis=0)
-            ends = [interval(partial(_mean_at, losses, place), len(losses))[1:] for place in range(len(CORRELATIONS))]
-            low, high = np.array(ends).T
-            left.plot(CORRELATIONS, mean, "o-", color=color, markersize=3, label=NAMES[result["body"]])
-            left.fill_between(CORRELATIONS, low, high, color=color, alpha=0.12, linewidth=0)
-            right.plot(CORRELATIONS, losses.std(axis=0, ddof=1), "o-", color=color, markersize=3)
-        left.set(xlabel="correlation of the tasks", ylabel="error, thousandths of the variance", yscale="log")
-        left.set_title("mean over runs, with its 95% interval", fontsize=9, loc="left")
-        right.set(xlabel="correlation of the tasks", ylabel="standard deviation", yscale="log")
-        right.set_title("spread from run to run", fontsize=9, loc="left")
+        figure = Figure(figsize=(10.5, 3.6), layout="constrained")
+        mean_axes, ratio_axes, spread_axes = figure.subplots(1, 3)
+        for place, (result, color) in enumerate(zip(results, COLORS, strict=True)):
+            logs = np.log(1000 * np.array(result["losses"]))
+            line: Any = {"color": color, "markersize": 3}
+            mean_axes.plot(CORRELATIONS, np.exp(logs.mean(axis=0)), "o-", label=NAMES[result["body"]], **line)
+            rises = logs - logs[:, -1:]
+            ends = [interval(partial(_mean_at, rises, p), len(rises)) for p in range(len(CORRELATIONS))]
+            value, low, high = np.exp(np.array(ends).T)
+            # Side by side, so that no interval hides another.
+            x = np.array(CORRELATIONS) + 0.012 * (place - 2.5)
+            ratio_axes.errorbar(x, value, yerr=[value - low, high - value], fmt="o-", elinewidth=1, **line)
+            spread_axes.plot(CORRELATIONS, np.exp(logs).std(axis=0, ddof=1), "o-", **line)
+        for axes, title in (
+            (mean_axes, "error in thousandths, geometric mean"),
+            (ratio_axes, "error over that at correlation 1, 95% intervals"),
+            (spread_axes, "its standard deviation from run to run"),
+        ):
+            axes.set_xlabel("correlation of the tasks")
+            axes.set_title(title, fontsize=9, loc="left")
+        mean_axes.set_ylim(bottom=0)
+        spread_axes.set_ylim(bottom=0)
         figure.legend(loc="outside lower center", ncols=len(results), frameon=False)
         figure.savefig(path, metadata={"Date": None})
 
 
-def _mean_at(losses: Losses, place: int, seeds: NDArray[np.int64]) -> float:
-    return float(losses[seeds, place].mean())
+def _mean_at(values: NDArray[np.float64], place: int, seeds: NDArray[np.int64]) -> float:
+    return float(values[seeds, place].mean())
 
 
 def main() -> None:
