@@ -117,7 +117,7 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
     train(config)
     report = evaluate(config)
     metrics = ("auc", "log_loss", "calibration")
-    figures = {task["name"]: {m: task["metrics"][m]["value"] for m in metrics} for task in report["tasks"]}
+    figures = {task["name"]: {m: round(task["metrics"][m]["value"], 6) for m in metrics} for task in report["tasks"]}
     history = read_history(workspace)
     shutil.rmtree(workspace)
     return {
