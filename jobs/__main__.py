@@ -6,7 +6,7 @@ import traceback
 
 import typer
 
-from jobs import doctor, evaluate, preprocess, run, score, simulate, train
+from jobs import doctor, evaluate, plan, preprocess, run, score, simulate, train
 from pipeline.errors import GatehouseError
 
 INTERRUPTED_EXIT_CODE = 130
@@ -22,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (run, simulate, preprocess, train, evaluate, score, doctor):
+for verb in (run, simulate, preprocess, train, evaluate, score, plan, doctor):
     app.command(verb.__name__.rpartition(".")[2])(verb.main)
 
 

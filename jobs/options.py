@@ -16,6 +16,9 @@ Overrides = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier attempt stopped.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start anew, replacing earlier results.")]
+Fallback = Annotated[
+    bool, typer.Option("--fallback", help="With --resume: if the newest checkpoint is damaged, use the one before it.")
+]
 Checkpoint = Annotated[
     str | None,
     typer.Option("--checkpoint", help="A checkpoint folder; default: the best one of the workspace.", metavar="DIR"),

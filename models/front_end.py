@@ -20,6 +20,7 @@ from torchrec import (
 )
 
 from models.inputs import DENSE_PART, Inputs
+from models.layers import Untraced
 from models.target_attention import TargetAttention, sum_segments
 
 
@@ -35,7 +36,11 @@ class FrontEnd(nn.Module):
 
     Each of `groups` has every table for itself: with more than one the result is [B, G, I]. The tables of a group are
     called `<table>@<group>`, those of the group "" by their own name; `table_of` gives the configured table of each.
-    Features of a table that a history is read from by attention come after all others.
+    Features of a table that a history is read from by attention come after all others. `sparse` has the keys
+    `feature_names` in their order.
+
+    The tables pool by sum and the mean is taken here, so that it is the same under every sharding plan: torchrec 1.8
+    does not divide the sums of grid-sharded tables, and adds 1e-6 to the counts of row-wise ones.
     """
 
     def __init__(
@@ -59,6 +64,8 @@ class FrontEnd(nn.Module):
         _check_attention(self.attention, table_of_feature)
         attended = {table_of_feature[history].name for history in self.attention}
         self.bag_features = [name for name in feature_names if table_of_feature[name].name not in attended]
+        self._num_features = len(feature_names)
+        self._bag_places = [place for place, name in enumerate(feature_names) if name in self.bag_features]
         self.sequence_features = [name for name in feature_names if table_of_feature[name].name in attended]
 
         self.table_of: dict[str, str] = {}
@@ -85,6 +92,10 @@ class FrontEnd(nn.Module):
                 for history, chosen in self.attention.items()
             }
         )
+        bag_widths = [table_of_feature[name].embedding_dim for name in self.bag_features]
+        self.bag_widths: Tensor
+        self.register_buffer("bag_widths", torch.tensor(bag_widths), persistent=False)
+        self._combining = Untraced(self._combine)
         projection = nn.Linear(num_dense, self.num_groups * dense_width) if num_dense else None
         self.projection = nn.Sequential(projection, nn.SiLU()) if projection else None
 
@@ -94,16 +105,28 @@ class FrontEnd(nn.Module):
         self.inputs: Inputs = self.interaction.outputs if self.interaction else inputs  # type: ignore[assignment]
 
     def forward(self, dense: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
+        bags = None if self.embeddings is None else self.embeddings(sparse)
+        sequences = None if self.sequences is None else self.sequences(sparse)
+        x: Tensor = self._combining(bags, sequences, dense, sparse)
+        return x
+
+    def _combine(
+        self,
+        bags: KeyedTensor | None,
+        sequences: Mapping[str, JaggedTensor] | None,
+        dense: Tensor,
+        sparse: KeyedJaggedTensor,
+    ) -> Tensor:
         parts: list[list[Tensor]] = [[] for _ in range(self.num_groups)]
-        if self.embeddings is not None:
+        if bags is not None:
             # By key: the order of a sharded collection's own values depends on the sharding plan.
             names = [[keys[name] for name in self.bag_features] for keys in self._keys]
-            for part, bags_BI in zip(parts, KeyedTensor.regroup([self.embeddings(sparse)], names), strict=True):
-                part.append(bags_BI)
-        if self.sequences is not None:
-            found = self.sequences(sparse)
+            count_BI = self._bag_counts(sparse)
+            for part, sums_BI in zip(parts, KeyedTensor.regroup([bags], names), strict=True):
+                part.append(sums_BI / count_BI)
+        if sequences is not None:
             for place, (part, keys) in enumerate(zip(parts, self._keys, strict=True)):
-                values = {name: found[keys[name]] for name in self.sequence_features}
+                values = {name: sequences[keys[name]] for name in self.sequence_features}
                 part += [self._read(name, place, values) for name in self.sequence_features]
         if self.projection is not None:
             for part, dense_BI in zip(parts, self.projection(dense).chunk(self.num_groups, dim=1), strict=True):
@@ -117,6 +140,12 @@ class FrontEnd(nn.Module):
     def collections(self) -> list[nn.Module]:
         """The collections of tables, which are sharded."""
         return [part for part in (self.embeddings, self.sequences) if part is not None]
+
+    def _bag_counts(self, sparse: KeyedJaggedTensor) -> Tensor:
+        """How many values each pooled feature of a row has, at least 1, once per column of the feature: [B, I]."""
+        counts_FB = sparse.lengths().view(self._num_features, -1)[self._bag_places]
+        count_BI: Tensor = counts_FB.clamp(min=1).T.repeat_interleave(self.bag_widths, dim=1)
+        return count_BI
 
     def _read(self, name: str, place: int, values: Mapping[str, JaggedTensor]) -> Tensor:
         """One feature of an attended table: [B, K], by attention, or the mean as in every other table."""

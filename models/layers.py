@@ -6,13 +6,29 @@ Shapes: B rows, I input width, G inputs side by side, N networks, E experts, T t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
+
+
+class Untraced(nn.Module):
+    """A function as a module without parameters.
+
+    TorchRec's pipelines trace a model down to its tables to find their inputs, and go around modules like this, so that
+    what the function does need not be traceable.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
 
 
 class MLP(nn.Sequential):

@@ -132,8 +132,8 @@ def _make_model(
             num_embeddings=rows[name],
             embedding_dim=chosen.embedding_dims.get(name, chosen.embedding_dim),
             feature_names=features,
-            # The mean of one id is its own row, so single-valued features and bags can share a table.
-            pooling=PoolingType.MEAN,
+            # The front end makes means of these sums.
+            pooling=PoolingType.SUM,
         )
         for name, features in features_of_table.items()
     ]

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import ConfigError
+from pipeline.files import write_text
 
 MAX_CONFIG_BYTES = 1 << 20
 
@@ -247,7 +248,5 @@ RESOLVED_NAME = "config.resolved.yaml"
 
 def dump(section: BaseModel, folder: Path) -> None:
     """Writes the resolved configuration into a folder, every default included: it can be given to --config again."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESOLVED_NAME).write_text(
-        yaml.safe_dump(section.model_dump(mode="json", by_alias=True), sort_keys=False), encoding="utf-8"
-    )
+    text = yaml.safe_dump(section.model_dump(mode="json", by_alias=True), sort_keys=False)
+    write_text(folder / RESOLVED_NAME, text)

@@ -5,7 +5,10 @@ GatehouseError
 |-- ConfigError      2    the configuration, alone or against what it points at
 |-- SetupError       2    the installed packages do not fit together
 |-- DataError        3    a raw log, a table, or a value in them
-`-- ArtifactError    3    something Gatehouse wrote: a dataset, a vocabulary, a checkpoint, a report
+|-- ArtifactError    3    something Gatehouse wrote: a dataset, a vocabulary, a checkpoint, a report
+|-- StorageError     3    a disk or a file system that is full or does not answer
+|-- TrainingError    3    a loss that is no number, a rank that does not answer
+`-- StoppedError   143    SIGTERM or a preemption, after a checkpoint
 """
 
 
@@ -44,3 +47,15 @@ class DataError(GatehouseError):
 
 class ArtifactError(GatehouseError):
     exit_code = 3
+
+
+class StorageError(GatehouseError):
+    exit_code = 3
+
+
+class TrainingError(GatehouseError):
+    exit_code = 3
+
+
+class StoppedError(GatehouseError):
+    exit_code = 143

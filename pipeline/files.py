@@ -1,27 +1,105 @@
-"""Files that exist whole or not at all: write beside, flush to disk, rename."""
+"""Files that exist whole or not at all: write beside, flush, rename. Full disks and faltering storage are survived."""
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pipeline.errors import StorageError
 
 CHUNK_BYTES = 1 << 20
+# An action that fails this often in a row is given up; the wait doubles after each failure.
+MAX_FAILURES = 3
+FIRST_WAIT_SECONDS = 0.5
+
+_SPACE_REMEDIES = {
+    errno.ENOSPC: "free space there, or choose a `workspace` on a larger disk",
+    errno.EDQUOT: "free space there, ask for a larger quota, or choose a `workspace` on another disk",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f), or choose a `workspace` on another file system",
+}
+_PASSING_ERRORS = {
+    errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH,
+    errno.EINTR, errno.EIO, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH, errno.ESTALE, errno.ETIMEDOUT,
+}  # fmt: skip
+
+ResultT = TypeVar("ResultT")
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write` with a temporary path in the same folder, then renames the result to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def retry(action: Callable[[], ResultT], path: Path) -> ResultT:
+    """The result of `action`, which reads or writes `path` and can be called again after it failed.
+
+    An OSError that may pass (EIO, ETIMEDOUT, ESTALE and their like) is waited out; any other error is raised at once.
+
+    Raises:
+        StorageError: `action` failed `MAX_FAILURES` times in a row; names the path and the last error.
+    """
+    for failures in range(1, MAX_FAILURES + 1):
+        try:
+            return action()
+        except OSError as error:
+            if error.errno not in _PASSING_ERRORS:
+                raise
+            if failures == MAX_FAILURES:
+                raise StorageError(
+                    f"the storage under {path} failed {failures} times in a row: {_reason(error)}",
+                    "check the disk or the network file system, then run the same command again",
+                ) from error
+        time.sleep(FIRST_WAIT_SECONDS * 2 ** (failures - 1))
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def explaining_space(path: Path, num_bytes: int | None = None) -> Iterator[None]:
+    """Turns the OSError of a full disk, quota or file-size limit into a StorageError.
+
+    `path` is the file or folder that the block writes, and `num_bytes` about how large it will be.
+    """
     try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        yield
+    except OSError as error:
+        if error.errno not in _SPACE_REMEDIES:
+            raise
+        needed = f"about {num_bytes:,} bytes are" if num_bytes is not None else "more space is"
+        raise StorageError(
+            f"{path} cannot be written: {_reason(error)}; {needed} needed, {_free_bytes(path):,} bytes are free",
+            _SPACE_REMEDIES[error.errno],
+        ) from error
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno or 0)
+
+
+def _free_bytes(path: Path) -> int:
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(existing).free
+
+
+def write_atomically(path: Path, write: Callable[[Path], None], num_bytes: int | None = None) -> None:
+    """Calls `write` with a temporary path in the same folder, then renames the result to `path`.
+
+    `num_bytes`, about how large the file will be, is for the message of a full disk.
+
+    Raises:
+        StorageError: the disk is full. Whatever is raised, nothing of the file is left.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with explaining_space(path, num_bytes):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -42,16 +120,22 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text, atomically."""
 
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
+    content = text.encode()
 
-    write_atomically(path, write)
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    retry(lambda: write_atomically(path, write, len(content)), path)
 
 
 def sha256_of(path: Path) -> str:
     """The sha256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+
+    def read() -> str:
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    return retry(read, path)

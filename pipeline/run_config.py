@@ -1,5 +1,6 @@
 """The whole configuration of a run: composes the sections and checks the rules that cross them."""
 
+import fnmatch
 from pathlib import Path
 
 from pydantic import Field, model_validator
@@ -39,7 +40,6 @@ class RunConfig(Section):
         for where, names, choices in (
             ("model.front_end.embedding_dims", self.model.front_end.embedding_dims, tables),
             ("model.front_end.num_embeddings", self.model.front_end.num_embeddings, tables),
-            ("train.sharding.tables", self.train.sharding.tables, tables),
             ("model.task_weights", self.model.task_weights, tasks),
             ("model.positive_weights", self.model.positive_weights, tasks),
             ("model.huber_deltas", self.model.huber_deltas, tasks),
@@ -49,6 +49,15 @@ class RunConfig(Section):
                     raise ValueError(
                         f"{where} names {name!r}, which the schema does not have: {nearest(name, choices)}"
                     )
+        for where, patterns in (
+            ("train.sharding.tables", self.train.sharding.tables),
+            ("train.sparse_optimizers", self.train.sparse_optimizers),
+        ):
+            for pattern in patterns:
+                if not fnmatch.filter(tables, pattern):
+                    raise ValueError(f"{where} names {pattern!r}, which fits no table: {nearest(pattern, tables)}")
+        if self.train.record_rows and not self.data_schema.keys.row:
+            raise ValueError("train.record_rows needs schema.keys.row, the column that names a row")
         if self.evaluate.truth and not self.data_schema.keys.row:
             raise ValueError("evaluate.truth needs schema.keys.row, the column that names a row")
         if self.score and not (self.data_schema.keys.item and self.data_schema.keys.request):

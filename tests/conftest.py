@@ -24,6 +24,15 @@ NUM_ROWS = 21_000
 MakeConfig = Callable[..., RunConfig]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fault-seeds", type=int, default=1, help="how often a fault at a random moment is injected")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "fault_seed" in metafunc.fixturenames:
+        metafunc.parametrize("fault_seed", range(metafunc.config.getoption("fault_seeds")))
+
+
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`base` with nested changes in it."""
     both = dict(base)

@@ -14,8 +14,9 @@ PACKAGES = ("jobs", "pipeline", "models")
 # so that the run config can compose it and another stage can read it.
 ORDER = (
     ("errors",),
+    ("files",),
     ("config",),
-    ("schema", "files", "executor"),
+    ("schema", "executor"),
     ("preprocess.config", "train.config"),
     ("evaluate.config", "score.config", "export.config"),
     ("retrain.config",),

@@ -132,7 +132,7 @@ def make_model(
                 num_embeddings=rows,
                 embedding_dim=DIM,
                 feature_names=features,
-                pooling=PoolingType.MEAN,
+                pooling=PoolingType.SUM,
             )
             for name, rows, features in (("user", NUM_USERS, ["user"]), ("item", NUM_ITEMS, ["item", "history"]))
         ]

@@ -13,14 +13,14 @@ import pyarrow.compute as pc
 from pipeline.config import dump
 from pipeline.errors import UsageError
 from pipeline.executor import Executor, Progress
-from pipeline.files import sync_folder, write_json
+from pipeline.files import explaining_space, sync_folder, write_json
 from pipeline.preprocess.encode import Written, write_part
 from pipeline.preprocess.log import open_log
 from pipeline.preprocess.statistics import check_findings, describe, label_statistics
 from pipeline.preprocess.survey import Counts, Findings, survey_part
-from pipeline.preprocess.transform import VOCABULARIES_FOLDER
 from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import INDEX_NAME, SPLITS, DatasetIndex, write_index
+from pipeline.shards.vocabularies import VOCABULARIES_FOLDER
 
 STATISTICS_NAME = "statistics.json"
 
@@ -38,6 +38,7 @@ def preprocess(
         UsageError: the dataset is complete already, and `overwrite` is false.
         ConfigError: the configuration does not fit the files.
         DataError: a file, a column or a value cannot be used, or a split or a task has no rows.
+        StorageError: the disk is full or does not answer.
     """
     dataset_dir = config.dataset_dir
     if (dataset_dir / INDEX_NAME).exists() and not overwrite:
@@ -82,7 +83,8 @@ def clear_folder(dataset_dir: Path) -> None:
     Files that this stage does not write are kept.
     """
     try:
-        dataset_dir.mkdir(parents=True, exist_ok=True)
+        with explaining_space(dataset_dir):
+            dataset_dir.mkdir(parents=True, exist_ok=True)
         if (dataset_dir / INDEX_NAME).exists():
             (dataset_dir / INDEX_NAME).unlink()
             sync_folder(dataset_dir)

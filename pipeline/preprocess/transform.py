@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from pipeline.errors import ArtifactError, DataError
-from pipeline.files import write_json
+from pipeline.files import retry, write_json
 from pipeline.preprocess.labels import read_labels, to_array
 from pipeline.preprocess.normalize import Normalization, Numbers, clip_and_log, parse_numbers, standardise
 from pipeline.preprocess.sources import file_of, locate
@@ -28,10 +28,10 @@ from pipeline.schema import (
     SparseFeature,
 )
 from pipeline.shards.manifest import shard_schema
+from pipeline.shards.vocabularies import VOCABULARIES_FOLDER, vocabulary_path
 
 ListFeature = MultiValuedFeature | HistoryFeature
 
-VOCABULARIES_FOLDER = "vocabularies"
 NORMALIZATIONS_NAME = "normalizations.json"
 
 
@@ -54,21 +54,26 @@ def read_lists(table: pa.Table, feature: ListFeature, source: str) -> Lists:
     what = _describe(table, feature, source)
     if is_list(column.type):
         flat = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
-        codes = as_codes(flat, what)
         lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0)).astype(np.int64)
-        starts = np.cumsum(lengths) - lengths
+        kept, places = _cut(lengths, np.cumsum(lengths) - lengths, feature.max_length)
+        # Cut before the texts are made: a row may list millions of values.
+        codes = as_codes(flat.take(pa.array(places)), what)
     elif feature.delimiter is not None:
-        codes, lengths, starts = _split_texts(as_codes(column, what), feature.delimiter)
+        pieces, lengths, starts = _split_texts(as_codes(column, what), feature.delimiter)
+        kept, places = _cut(lengths, starts, feature.max_length)
+        codes = Codes(pieces.codes[places], pieces.texts)
     else:
         raise DataError(
             f"{what} has type {column.type}, not a list",
             f"add the `delimiter` that separates the values of {feature.name!r}, or give a list column",
         )
-    kept = np.minimum(lengths, feature.max_length)
-    places = np.repeat(starts - (np.cumsum(kept) - kept), kept) + np.arange(kept.sum())
-    return Lists(
-        Codes(codes.codes[places], codes.texts), kept, np.asarray(pc.is_null(column)), lengths > feature.max_length
-    )
+    return Lists(codes, kept, np.asarray(pc.is_null(column)), lengths > feature.max_length)
+
+
+def _cut(lengths: np.ndarray, starts: np.ndarray, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of lists in a flat array, how many values of each are kept, and the places of those."""
+    kept = np.minimum(lengths, max_length)
+    return kept, np.repeat(starts - (np.cumsum(kept) - kept), kept) + np.arange(kept.sum())
 
 
 def _split_texts(rows: Codes, delimiter: str) -> tuple[Codes, np.ndarray, np.ndarray]:
@@ -169,7 +174,8 @@ class FittedTransform:
         folder = dataset_dir / VOCABULARIES_FOLDER
         for table, encoding in self.encodings.items():
             if isinstance(encoding, Vocabulary):
-                encoding.save(folder / f"{table}.arrow")
+                path = vocabulary_path(dataset_dir, table)
+                retry(partial(encoding.save, path), path)
         write_json(
             folder / NORMALIZATIONS_NAME, {name: values.model_dump() for name, values in self.normalizations.items()}
         )
@@ -185,12 +191,12 @@ class FittedTransform:
         encodings: dict[str, Encoding] = {
             table: HashBuckets(owner.num_hash_buckets)
             if owner.num_hash_buckets
-            else Vocabulary.load(folder / f"{table}.arrow")
+            else Vocabulary.load(vocabulary_path(dataset_dir, table))
             for table, owner in schema.table_owners().items()
         }
         path = folder / NORMALIZATIONS_NAME
         try:
-            values = json.loads(path.read_bytes())
+            values = json.loads(retry(path.read_bytes, path))
             normalizations = {f.name: Normalization.model_validate(values[f.name]) for f in schema.numeric_features}
         except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
             raise ArtifactError(f"{path} cannot be read: {error}", "run `preprocess` again") from error

@@ -54,7 +54,7 @@ class Vocabulary:
             with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, FILE_SCHEMA) as writer:
                 writer.write_table(self.table)
 
-        write_atomically(path, write)
+        write_atomically(path, write, self.table.nbytes)
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":

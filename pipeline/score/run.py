@@ -17,7 +17,7 @@ from pipeline.assemble import tasks_of
 from pipeline.config import dump
 from pipeline.errors import ConfigError, UsageError
 from pipeline.executor import Progress
-from pipeline.files import sha256_of, sync_folder, write_atomically, write_json
+from pipeline.files import explaining_space, retry, sha256_of, sync_folder, write_atomically, write_json
 from pipeline.preprocess.transform import FittedTransform
 from pipeline.run_config import RunConfig
 from pipeline.schema import KeyColumns
@@ -66,6 +66,7 @@ def score(
     Raises:
         UsageError: the folder holds ranked candidates already, and `overwrite` is false.
         ConfigError, DataError, ArtifactError: the formula, the candidates or the checkpoint is wrong.
+        StorageError: the disk is full or does not answer.
     """
     fusion = check_score(config)
     assert config.score is not None
@@ -107,8 +108,10 @@ def _write_parts(
             if progress:
                 progress("requests ranked", num_ranked, candidates.num_requests)
         path = folder / f"part-{number:05d}.parquet"
-        write_atomically(path, partial(pq.write_table, pa.concat_tables(tables)))
-        files.append({"path": path.name, "rows": sum(table.num_rows for table in tables), "sha256": sha256_of(path)})
+        ranked = pa.concat_tables(tables)
+        write = partial(write_atomically, path, partial(pq.write_table, ranked), ranked.nbytes)
+        retry(write, path)
+        files.append({"path": path.name, "rows": ranked.num_rows, "sha256": sha256_of(path)})
     return files
 
 
@@ -144,7 +147,8 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
     unfinished = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
+        with explaining_space(unfinished):
+            unfinished.mkdir(parents=True)
     except OSError as error:
         raise UsageError(f"{unfinished} cannot be written: {error}", "choose a `workspace` that can be") from error
     try:

@@ -45,12 +45,12 @@ def collate(table: pa.Table, layout: Layout, num_rows: int, position: tuple[int,
     A table without a labels column (candidates) gives null labels, one without a weight column weight 1.
 
     Raises:
-        ArtifactError: an id lies outside its table; the message names the feature.
+        ArtifactError: an id lies outside its table, or is none; the message names the feature.
     """
     rows, padding = table.num_rows, num_rows - table.num_rows
     values, lengths = [], []
     for name, single, limit in zip(layout.features, layout.single_valued, layout.num_embeddings, strict=True):
-        ids, counts = _bags(table[SPARSE_PREFIX + name], single)
+        ids, counts = _bags(name, table[SPARSE_PREFIX + name], single)
         _check_ids(name, ids, limit)
         values.append(ids)
         lengths += [counts, np.zeros(padding, np.int32)]
@@ -70,13 +70,16 @@ def collate(table: pa.Table, layout: Layout, num_rows: int, position: tuple[int,
     )
 
 
-def _bags(column: pa.ChunkedArray, single: bool) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+def _bags(feature: str, column: pa.ChunkedArray, single: bool) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """The ids of all rows one after the other, and how many each row has."""
-    if single:
-        return column.to_numpy(), np.ones(len(column), np.int32)
     whole = column.combine_chunks()
-    counts = np.diff(whole.offsets.to_numpy()).astype(np.int32)
-    return whole.flatten().to_numpy(zero_copy_only=False), counts
+    ids = whole if single else whole.flatten()
+    # Nulls and fractions would become ids that no one wrote.
+    if ids.null_count or not pa.types.is_signed_integer(ids.type):
+        found = "a null id" if ids.null_count else f"ids of type {ids.type}"
+        raise ArtifactError(f"feature {feature!r}: {found} in a shard", "run `preprocess` again")
+    counts = np.ones(len(ids), np.int32) if single else np.diff(whole.offsets.to_numpy()).astype(np.int32)
+    return ids.to_numpy(), counts
 
 
 def _check_ids(feature: str, ids: NDArray[np.int64], limit: int) -> None:

@@ -1,19 +1,22 @@
 """What a dataset is on disk: its index, the Arrow schema of its shards, and the check that they are intact."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 from pydantic import Field, FiniteFloat, PositiveInt, ValidationError
 
 from pipeline.config import Section
 from pipeline.errors import ArtifactError
-from pipeline.files import sha256_of, write_json
+from pipeline.files import retry, sha256_of, write_json
 from pipeline.schema import CategoricalFeature, Schema
 
 INDEX_NAME = "index.json"
+# In the index beside the fields: the sha256 of each, so that a field that was edited is named.
+DIGESTS_KEY = "digests"
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*", re.ASCII)
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -23,6 +26,8 @@ LABELS_COLUMN = "labels"
 WEIGHT_COLUMN = "weight"
 KEY_PREFIX = "key_"
 SPARSE_PREFIX = "sparse_"
+
+SHARD_REMEDY = "restore the file or run `preprocess` again"
 
 
 class ShardEntry(Section):
@@ -48,7 +53,7 @@ class LabelStatistics(Section):
 class DatasetIndex(Section):
     """The manifest of a dataset; a dataset without it does not exist."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     schema_fingerprint: str
     data_schema: Schema
     vocabulary_version: str
@@ -89,43 +94,64 @@ def id_type(table_rows: int) -> pa.DataType:
 
 
 def write_index(dataset_dir: Path, index: DatasetIndex) -> None:
-    write_json(dataset_dir / INDEX_NAME, index.model_dump(mode="json"))
+    content = index.model_dump(mode="json")
+    digests = {field: _digest(value) for field, value in content.items()}
+    write_json(dataset_dir / INDEX_NAME, content | {DIGESTS_KEY: digests})
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def read_index(dataset_dir: Path) -> DatasetIndex:
     """The checked index of a dataset.
 
     Raises:
-        ArtifactError: there is none, or a field of it is wrong; the message names the field.
+        ArtifactError: there is none, or a field of it is wrong or was edited; the message names the field.
     """
     path = dataset_dir / INDEX_NAME
     if not path.is_file():
         raise ArtifactError(f"{dataset_dir} holds no complete dataset ({INDEX_NAME} is not there)", "run `preprocess`")
     try:
-        index = DatasetIndex.model_validate(json.loads(path.read_bytes()))
+        content = json.loads(retry(path.read_bytes, path))
+        digests = content.pop(DIGESTS_KEY, None) if isinstance(content, dict) else None
+        index = DatasetIndex.model_validate(content)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in problem["loc"]) or "(all)"
-        raise ArtifactError(f"{path}: field {field}: {problem['msg']}", "run `preprocess` again") from error
+        raise _wrong_field(path, field, problem["msg"]) from error
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not JSON: {error}", "run `preprocess` again") from error
+    _check_references(path, index)
+    if not isinstance(digests, dict):
+        raise _wrong_field(path, DIGESTS_KEY, "Field required")
+    for field in dict.fromkeys([*content, *digests]):
+        if field not in content or digests.get(field) != _digest(content[field]):
+            raise _wrong_field(path, field, f"it was edited: its sha256 is not the one in {DIGESTS_KEY}")
+    return index
+
+
+def _check_references(path: Path, index: DatasetIndex) -> None:
+    """Raises an ArtifactError when a field does not fit another one, or the path of a shard is no name of its own."""
     if index.data_schema.fingerprint() != index.schema_fingerprint:
-        raise ArtifactError(f"{path}: field schema_fingerprint does not fit data_schema", "run `preprocess` again")
+        raise _wrong_field(path, "schema_fingerprint", "it does not fit data_schema")
     for field, found, expected in (
         ("table_rows", index.table_rows, index.data_schema.table_owners()),
         ("label_statistics", index.label_statistics, [task.name for task in index.data_schema.tasks]),
     ):
         if set(found) != set(expected):
-            raise ArtifactError(
-                f"{path}: field {field} names {', '.join(found) or 'nothing'}, expected {', '.join(expected)}",
-                "run `preprocess` again",
-            )
+            raise _wrong_field(path, field, f"it names {', '.join(found) or 'nothing'}, expected {', '.join(expected)}")
+    seen: dict[str, int] = {}
     for place, shard in enumerate(index.shards):
         if not PLAIN_NAME.fullmatch(shard.path):
-            raise ArtifactError(
-                f"{path}: field shards.{place}.path: {shard.path!r} is not a plain file name", "run `preprocess` again"
-            )
-    return index
+            raise _wrong_field(path, f"shards.{place}.path", f"{shard.path!r} is not a plain file name")
+        if shard.path in seen:
+            raise _wrong_field(path, f"shards.{place}.path", f"{shard.path!r} is shards.{seen[shard.path]} already")
+        seen[shard.path] = place
+
+
+def _wrong_field(path: Path, field: str, rule: str) -> ArtifactError:
+    return ArtifactError(f"{path}: field {field}: {rule}", "run `preprocess` again")
 
 
 def check_schema(index: DatasetIndex, schema: Schema, dataset_dir: Path) -> None:
@@ -144,17 +170,45 @@ def verify_shards(dataset_dir: Path, shards: list[ShardEntry]) -> None:
     Raises:
         ArtifactError: names the shard, with expected and actual bytes or sha256.
     """
-    remedy = "restore the file or run `preprocess` again"
     for shard in shards:
         path = dataset_dir / shard.path
-        if not path.is_file():
-            raise ArtifactError(f"shard {path} is not there", remedy)
-        if path.stat().st_size != shard.bytes:
-            raise ArtifactError(f"shard {path} has {path.stat().st_size} bytes, expected {shard.bytes}", remedy)
+        num_bytes = _size_of(path)
+        if num_bytes is None:
+            raise _missing(dataset_dir, shard)
+        if num_bytes != shard.bytes:
+            raise ArtifactError(f"shard {path} has {num_bytes} bytes, expected {shard.bytes}", SHARD_REMEDY)
     for shard in shards:
-        found = sha256_of(dataset_dir / shard.path)
+        path = dataset_dir / shard.path
+        try:
+            found = sha256_of(path)
+        except OSError as error:
+            raise ArtifactError(f"shard {path} cannot be read: {error}", SHARD_REMEDY) from error
         if found != shard.sha256:
             raise ArtifactError(
-                f"shard {dataset_dir / shard.path} is damaged: sha256 {found[:12]}, expected {shard.sha256[:12]}",
-                remedy,
+                f"shard {path} is damaged: sha256 {found[:12]}, expected {shard.sha256[:12]}", SHARD_REMEDY
             )
+
+
+def unlisted_shards(dataset_dir: Path, index: DatasetIndex) -> list[str]:
+    """A warning, one line, for each file of the folder that looks like a shard and that nothing reads."""
+    listed = {shard.path for shard in index.shards}
+    return [
+        f"shard {path} is not in {INDEX_NAME} and is ignored; remove it, or run `preprocess` again"
+        for path in sorted(dataset_dir.glob("*.arrow"))
+        if path.name not in listed
+    ]
+
+
+def _size_of(path: Path) -> int | None:
+    return retry(lambda: path.stat().st_size if path.is_file() else None, path)
+
+
+def _missing(dataset_dir: Path, shard: ShardEntry) -> ArtifactError:
+    """The error for a shard that is not there; it names a file that has its content, as after a renaming."""
+    for path in sorted(dataset_dir.glob("*.arrow")):
+        if _size_of(path) == shard.bytes and sha256_of(path) == shard.sha256:
+            return ArtifactError(
+                f"shard {dataset_dir / shard.path} is not there, but {path.name} has its content",
+                f"rename {path.name} to {shard.path}, or run `preprocess` again",
+            )
+    return ArtifactError(f"shard {dataset_dir / shard.path} is not there", SHARD_REMEDY)

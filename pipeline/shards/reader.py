@@ -1,11 +1,13 @@
 """Shards to global batches of rows, in the order of `assignment`, for one rank; resuming is arithmetic."""
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import pyarrow as pa
 
 from pipeline.errors import ArtifactError
+from pipeline.files import retry
 from pipeline.shards.assignment import (
     Piece,
     SampleOrder,
@@ -15,14 +17,14 @@ from pipeline.shards.assignment import (
     lanes_of_rank,
     window_order,
 )
-from pipeline.shards.manifest import ShardEntry
+from pipeline.shards.manifest import SHARD_REMEDY, ShardEntry
 
 
 class ShardReader:
     """Reads one rank's share of every global batch of a split from memory-mapped shards.
 
     Raises:
-        ArtifactError: a shard cannot be opened or does not have the rows of the index.
+        ArtifactError: a shard cannot be opened, or does not have the rows of the index or the columns of the others.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class ShardReader:
         self.lanes = lanes_of_rank(order.num_lanes, rank, num_ranks)
         self.rows_per_batch = order.rows_per_lane * len(self.lanes)
         self._shards = [_open_shard(dataset_dir / shard.path, shard.rows) for shard in shards]
+        _check_columns([dataset_dir / shard.path for shard in shards], self._shards)
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[pa.Table]:
         """This rank's rows of each global batch of an epoch from `first_step` on.
@@ -90,15 +93,29 @@ class _Lane:
 
 
 def _open_shard(path: Path, rows: int) -> pa.Table:
-    try:
+    def read() -> pa.Table:
         with pa.memory_map(str(path)) as source:
-            table = pa.ipc.open_file(source).read_all()
-    except (OSError, pa.ArrowException) as error:
-        raise ArtifactError(
-            f"shard {path} cannot be read: {str(error).splitlines()[0]}", "restore the file or run `preprocess` again"
-        ) from error
+            return pa.ipc.open_file(source).read_all()
+
+    try:
+        table = retry(read, path)
+        _columns(table)  # a damaged name can be no text
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ArtifactError(f"shard {path} cannot be read: {str(error).splitlines()[0]}", SHARD_REMEDY) from error
     if table.num_rows != rows:
-        raise ArtifactError(
-            f"shard {path} has {table.num_rows} rows, expected {rows}", "restore the file or run `preprocess` again"
-        )
+        raise ArtifactError(f"shard {path} has {table.num_rows} rows, expected {rows}", SHARD_REMEDY)
     return table
+
+
+def _columns(table: pa.Table) -> list[str]:
+    return [f"{field.name}: {field.type}" for field in table.schema]
+
+
+def _check_columns(paths: Sequence[Path], tables: Sequence[pa.Table]) -> None:
+    """Raises an ArtifactError that names a shard whose columns are not those of the first one."""
+    for path, table in zip(paths, tables, strict=True):
+        for ours, theirs in zip_longest(_columns(table), _columns(tables[0]), fillvalue="none"):
+            if ours != theirs:
+                raise ArtifactError(
+                    f"shard {path} has the column {ours}, where {paths[0].name} has {theirs}", SHARD_REMEDY
+                )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.files import sha256_of, write_atomically
+from pipeline.files import retry, sha256_of, write_atomically
 from pipeline.shards.manifest import ShardEntry, Split
 
 ROWS_PER_RECORD_BATCH = 65_536
@@ -18,7 +18,7 @@ def write_shard(path: Path, table: pa.Table, split: Split) -> ShardEntry:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, whole.schema) as writer:
             writer.write_table(whole, max_chunksize=ROWS_PER_RECORD_BATCH)
 
-    write_atomically(path, write)
+    retry(lambda: write_atomically(path, write, table.nbytes), path)
     return ShardEntry(
         path=path.name, split=split, rows=table.num_rows, bytes=path.stat().st_size, sha256=sha256_of(path)
     )

@@ -1,33 +1,31 @@
-"""Checkpoints: plan-independent tensors, a manifest with the sha256 of every file, complete or not there at all.
+"""Checkpoints on disk: a manifest with the sha256 of every file, complete or not there at all.
 
 checkpoints/step-00001234/   tensors of torch.distributed.checkpoint, then manifest.json
 A folder is written under a hidden name and renamed when it is complete; the manifest holds all scalars.
 """
 
+import hashlib
 import json
 import os
-import pickle
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from pydantic import Field, ValidationError
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 
 from pipeline.config import Section
 from pipeline.errors import ArtifactError
-from pipeline.files import sha256_of, sync_folder, write_json
+from pipeline.files import retry, sha256_of, sync_folder, write_json
 from pipeline.schema import Schema
 
 MANIFEST_NAME = "manifest.json"
 PARTIAL_PREFIX = ".partial-"
-REMEDY = "remove that checkpoint folder to use the one before it, or train again"
+DAMAGED_PREFIX = "damaged-"
+REMEDY = "add --fallback to go on from the checkpoint before it, or train again"
+
+
+class DamagedCheckpointError(ArtifactError):
+    """A checkpoint that is not what its manifest says."""
 
 
 class FileEntry(Section):
@@ -35,16 +33,26 @@ class FileEntry(Section):
     sha256: str
 
 
-class CheckpointManifest(Section):
-    """All of a checkpoint that is not a tensor."""
+class VocabularyEntry(Section):
+    """The values of a table's vocabulary in the order of its rows."""
 
-    format_version: Literal[1] = 1
+    num_values: int
+    sha256: str
+
+
+class CheckpointManifest(Section):
+    """All of a checkpoint that is not a tensor. `attempt` names the start of the run that wrote it."""
+
+    format_version: Literal[2] = 2
     step: int
     epoch: int
     step_in_epoch: int
+    attempt: str
+    num_ranks: int
     schema_fingerprint: str
     data_schema: Schema
     vocabulary_version: str
+    vocabularies: dict[str, VocabularyEntry]
     run_fingerprint: str
     validation_losses: dict[str, float] | None
     validation_total: float | None
@@ -52,53 +60,39 @@ class CheckpointManifest(Section):
     validations_without_improvement: int
     is_finished: bool
     files: dict[str, FileEntry] = Field(default_factory=dict)
+    digest: str = Field("", description="sha256 over all other fields")
+
+    def digest_of_fields(self) -> str:
+        fields = self.model_dump(mode="json", exclude={"digest"})
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any], manifest: CheckpointManifest) -> Path:
-    """Writes a checkpoint from all ranks and returns its folder. Needs a process group.
-
-    `state` holds tensors only, plain or sharded, in nested dicts.
-    """
-    is_first = dist.get_rank() == 0
-    final = folder / f"step-{manifest.step:08d}"
-    partial = folder / f"{PARTIAL_PREFIX}{final.name}"
-    if is_first:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    dist.barrier()
-    dcp.save(state, checkpoint_id=partial)  # type: ignore[attr-defined]
-    if is_first:
-        entries = {
-            path.name: FileEntry(bytes=path.stat().st_size, sha256=sha256_of(path))
-            for path in sorted(partial.iterdir())
-        }
-        write_json(partial / MANIFEST_NAME, manifest.model_copy(update={"files": entries}).model_dump(mode="json"))
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
-        sync_folder(folder)
-    dist.barrier()
-    return final
+def partial_folder(folder: Path, step: int, attempt: str) -> Path:
+    """Where a checkpoint is written before it is complete; another attempt has another one."""
+    return folder / f"{PARTIAL_PREFIX}step-{step:08d}-{attempt}"
 
 
-def load_tensors(checkpoint: Path, state: dict[str, Any], *, is_distributed: bool) -> None:
-    """Fills the tensors of `state` in place, whatever the ranks and plan they were saved with.
+def describe_file(path: Path) -> FileEntry:
+    return FileEntry(bytes=path.stat().st_size, sha256=sha256_of(path))
 
-    Never runs code from the files. Call `read_manifest` with `verify=True` first.
+
+def commit(partial: Path, manifest: CheckpointManifest, files: dict[str, FileEntry]) -> Path:
+    """Makes a written folder a checkpoint: the manifest, then the rename. Returns the checkpoint.
 
     Raises:
-        ArtifactError: the tensors do not fit, or the checkpoint holds something else than tensors.
+        DamagedCheckpointError: the folder holds a file that none of the ranks wrote.
     """
-    reader = _TensorReader(checkpoint)
-    reader.read_metadata()
-    try:
-        dcp.load(state, storage_reader=reader, no_dist=not is_distributed)  # type: ignore[attr-defined]
-    # Not an Exception: torch derives it from BaseException.
-    except CheckpointException as error:
-        cause = next(iter(error.failures.values()))[0]
-        raise ArtifactError(
-            f"checkpoint {checkpoint} does not fit the model: {str(cause).strip().splitlines()[-1][:200]}",
-            "use the configuration it was trained with, or train again",
-        ) from error
+    stray = sorted({path.name for path in partial.iterdir()} - files.keys())
+    if stray:
+        raise DamagedCheckpointError(f"{partial} holds {stray[0]}, which no rank of this run wrote", "train again")
+    listed = manifest.model_copy(update={"files": files})
+    sealed = listed.model_copy(update={"digest": listed.digest_of_fields()})
+    write_json(partial / MANIFEST_NAME, sealed.model_dump(mode="json"))
+    final = partial.parent / f"step-{manifest.step:08d}"
+    discard(final)
+    os.replace(partial, final)
+    sync_folder(final.parent)
+    return final
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -131,31 +125,65 @@ def prune(folder: Path, keep: int) -> None:
     kept = {*list_checkpoints(folder)[-keep:], best_checkpoint(folder)}
     for path in list_checkpoints(folder):
         if path not in kept:
-            (path / MANIFEST_NAME).unlink()
-            shutil.rmtree(path)
+            discard(path)
+
+
+def discard(checkpoint: Path) -> None:
+    """Removes a checkpoint if it is there; what an interruption leaves of it is no checkpoint any more."""
+    if checkpoint.exists():
+        partial = checkpoint.with_name(f"{PARTIAL_PREFIX}old-{checkpoint.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        os.replace(checkpoint, partial)
+        shutil.rmtree(partial)
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Renames a damaged checkpoint, so that it is kept and no longer used."""
+    aside = checkpoint.with_name(DAMAGED_PREFIX + checkpoint.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(checkpoint, aside)
+    return aside
 
 
 def read_manifest(checkpoint: Path, *, verify: bool = False) -> CheckpointManifest:
     """The manifest of a checkpoint; with `verify`, every file is compared with its size and sha256.
 
     Raises:
-        ArtifactError: names the checkpoint and the file or field.
+        DamagedCheckpointError: names the checkpoint and the file or field.
+        ArtifactError: there is no complete checkpoint.
     """
     path = checkpoint / MANIFEST_NAME
     if not path.is_file():
         raise ArtifactError(f"{checkpoint} is not a complete checkpoint", "give a folder that `train` wrote")
     try:
-        manifest = CheckpointManifest.model_validate(json.loads(path.read_bytes()))
+        manifest = CheckpointManifest.model_validate(json.loads(retry(path.read_bytes, path)))
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in problem["loc"])
-        raise ArtifactError(f"{path}: field {field}: {problem['msg']}", REMEDY) from error
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}", REMEDY) from error
-    if verify:
-        for message in _damages(checkpoint, manifest):
-            raise ArtifactError(message, REMEDY)
+        raise DamagedCheckpointError(f"{path}: field {field}: {problem['msg']}", REMEDY) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedCheckpointError(f"{path} cannot be read: {error}", REMEDY) from error
+    if manifest.digest != manifest.digest_of_fields():
+        raise DamagedCheckpointError(f"{path} is damaged: its fields do not fit its field digest", REMEDY)
+    if verify and (damage := damage_of(checkpoint, manifest)):
+        raise DamagedCheckpointError(damage, REMEDY)
     return manifest
+
+
+def damage_of(checkpoint: Path, manifest: CheckpointManifest, part: int = 0, num_parts: int = 1) -> str:
+    """What is wrong with the files of a checkpoint, or ""; of `num_parts` readers, each hashes its part of them."""
+    present = {path.name for path in checkpoint.iterdir()} - {MANIFEST_NAME}
+    for name in sorted(present - manifest.files.keys()):
+        return f"checkpoint {checkpoint} holds {name}, which its manifest does not list"
+    for name, entry in sorted(manifest.files.items())[part::num_parts]:
+        path = checkpoint / name
+        if Path(name).name != name or not path.is_file():
+            return f"checkpoint file {path} is not there"
+        if path.stat().st_size != entry.bytes:
+            return f"checkpoint file {path} has {path.stat().st_size} bytes, expected {entry.bytes}"
+        if sha256_of(path) != entry.sha256:
+            return f"checkpoint file {path} is damaged: its sha256 is not the one in the manifest"
+    return ""
 
 
 def check_lineage(
@@ -174,66 +202,3 @@ def check_lineage(
             f"and {dataset} has {vocabulary_version[:12]}",
             "train again on this dataset, or use the dataset it was trained on",
         )
-
-
-def _damages(checkpoint: Path, manifest: CheckpointManifest) -> Iterator[str]:
-    present = {path.name for path in checkpoint.iterdir()} - {MANIFEST_NAME}
-    for name in sorted(present - manifest.files.keys()):
-        yield f"checkpoint {checkpoint} holds {name}, which its manifest does not list"
-    for name, entry in manifest.files.items():
-        path = checkpoint / name
-        if Path(name).name != name or not path.is_file():
-            yield f"checkpoint file {path} is not there"
-        elif path.stat().st_size != entry.bytes:
-            yield f"checkpoint file {path} has {path.stat().st_size} bytes, expected {entry.bytes}"
-        elif sha256_of(path) != entry.sha256:
-            yield f"checkpoint file {path} is damaged: its sha256 is not the one in the manifest"
-
-
-class _TensorReader(FileSystemReader):
-    """Reads tensors and nothing else: torch's own reader runs code from a forged metadata file or bytes entry."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        with open(Path(self.path) / ".metadata", "rb") as file:
-            metadata = _MetadataUnpickler(file).load()
-        if getattr(metadata, "storage_meta", None) is None:
-            raise ArtifactError(f"checkpoint {self.path} has no storage metadata", REMEDY)
-        metadata.storage_meta.load_id = self.load_id
-        for key, entry in metadata.state_dict_metadata.items():
-            if isinstance(entry, BytesStorageMetadata):
-                raise ArtifactError(f"checkpoint {self.path}: entry {key!r} is not a tensor", REMEDY)
-        assert isinstance(metadata, Metadata)
-        return metadata
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    """Allows the classes that torch's checkpoint metadata consists of."""
-
-    ALLOWED = frozenset(
-        {
-            ("collections", "OrderedDict"),
-            ("pathlib", "PosixPath"),
-            ("torch", "Size"),
-            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-            ("torch.serialization", "_get_layout"),
-            *(
-                ("torch.distributed.checkpoint.metadata", name)
-                for name in (
-                    "_MEM_FORMAT_ENCODING",
-                    "BytesStorageMetadata",
-                    "ChunkStorageMetadata",
-                    "Metadata",
-                    "MetadataIndex",
-                    "StorageMeta",
-                    "TensorProperties",
-                    "TensorStorageMetadata",
-                )
-            ),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if (module, name) in self.ALLOWED or is_dtype:
-            return super().find_class(module, name)
-        raise ArtifactError(f"checkpoint metadata names {module}.{name}, which is not allowed in it", REMEDY)

@@ -20,6 +20,8 @@ class ChoiceConfig(Section):
 
 
 Positive = Annotated[FiniteFloat, Field(gt=0)]
+NotNegative = Annotated[FiniteFloat, Field(ge=0)]
+Fraction = Annotated[FiniteFloat, Field(ge=0, lt=1)]
 EmbeddingDim = Annotated[int, Field(ge=4, multiple_of=4)]
 
 
@@ -61,22 +63,79 @@ class ModelConfig(Section):
 class SparseOptimizerConfig(Section):
     """The optimizer fused into the embedding tables' backward pass."""
 
-    kind: Literal["sgd", "adagrad", "rowwise_adagrad"] = "rowwise_adagrad"
-    learning_rate: float = Field(0.05, gt=0)
-    eps: float = Field(1e-8, gt=0)
+    kind: Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "partial_rowwise_adam"] = Field(
+        "rowwise_adagrad", description="the two kinds of Adam run on GPUs only"
+    )
+    learning_rate: Positive = 0.05
+    eps: Positive | None = Field(None, description="default 1e-8; not for sgd")
+    betas: tuple[Fraction, Fraction] | None = Field(None, description="of the kinds of Adam; default (0.9, 0.999)")
+    weight_decay: NotNegative = Field(0.0, description="on GPUs only")
+    max_gradient: Positive | None = Field(
+        None, description="each element of the gradient of a pooled output is cut to +- this"
+    )
+
+    @model_validator(mode="after")
+    def _has_only_what_its_kind_reads(self) -> "SparseOptimizerConfig":
+        if self.eps is not None and self.kind == "sgd":
+            raise ValueError("eps has no effect on kind sgd")
+        if self.betas is not None and "adam" not in self.kind:
+            raise ValueError(f"betas have no effect on kind {self.kind}")
+        return self
 
 
 class DenseOptimizerConfig(Section):
     kind: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 0.0
+
+
+class ScheduleConfig(Section):
+    """The factor on the learning rates as a function of the step."""
+
+    warmup_steps: int = Field(0, ge=0, description="the factor rises linearly to 1 over so many steps")
+    decay: Literal["none", "linear", "cosine"] = Field("none", description="from 1 after the warm-up to final_factor")
+    decay_steps: PositiveInt | None = Field(None, description="default: up to the end of max_epochs")
+    final_factor: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _decays_if_it_says_how(self) -> "ScheduleConfig":
+        if self.decay == "none" and (self.decay_steps is not None or self.final_factor):
+            raise ValueError("decay_steps and final_factor have no effect without decay: linear or cosine")
+        return self
+
+    @property
+    def ends_with_the_run(self) -> bool:
+        """Whether the factor depends on max_epochs."""
+        return self.decay != "none" and self.decay_steps is None
+
+
+ShardingType = Literal["table_wise", "row_wise", "column_wise", "table_row_wise", "grid", "data_parallel"]
+
+
+class TableShardingConfig(Section):
+    """How one table is placed."""
+
+    type: Literal["auto"] | ShardingType = "auto"
+    kernel: Literal["fused", "fused_uvm", "fused_uvm_caching"] = Field(
+        "fused", description="on GPUs: in their memory, in the host's, or in the host's with a cache on the GPU"
+    )
+    min_columns: Annotated[int, Field(ge=4, multiple_of=4)] | None = Field(
+        None, description="least width of a part of a table that is split by columns; default 32"
+    )
 
 
 class ShardingConfig(Section):
-    """How tables are placed on ranks: one type for all, exceptions by table name."""
+    """How tables are placed on ranks, and the memory that a rank has for them."""
 
-    default: Literal["auto", "table_wise", "row_wise"] = "auto"
-    tables: dict[str, Literal["table_wise", "row_wise"]] = Field(default_factory=dict)
+    default: Literal["auto"] | ShardingType = Field("auto", description="auto: what the planner finds cheapest")
+    tables: dict[str, ShardingType | TableShardingConfig] = Field(
+        default_factory=dict, description="by table name or a pattern such as user_*"
+    )
+    device_memory_gib: Positive | None = Field(None, description="memory of a rank's GPU; default: what it has")
+    host_memory_gib: Positive | None = Field(
+        None, description="host memory of a rank; default: its share of the machine"
+    )
+    reserved_fraction: Fraction = Field(0.15, description="of the memory, kept for all that is not a table")
 
 
 class EarlyStoppingConfig(Section):
@@ -94,18 +153,33 @@ class TrainConfig(Section):
     window_blocks: int = Field(16, ge=1, description="blocks that a lane shuffles together")
     sparse_optimizer: SparseOptimizerConfig = SparseOptimizerConfig()
     dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()
-    learning_rate_decay: Literal["none", "linear"] = Field(
-        "none", description="linear: both learning rates fall to 0 at the end of max_epochs"
+    sparse_optimizers: dict[str, SparseOptimizerConfig] = Field(
+        default_factory=dict, description="instead of sparse_optimizer, by table name or pattern"
     )
-    max_gradient_norm: float | None = Field(None, gt=0, description="clips the dense parameters' global norm")
+    sparse_schedule: ScheduleConfig = Field(ScheduleConfig(), description="of the learning rates of all tables")
+    dense_schedule: ScheduleConfig = ScheduleConfig()
+    max_gradient_norm: Positive | None = Field(None, description="clips the dense parameters' global norm")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the dense part's products; parameters, tables and losses stay float32"
+    )
+    micro_batch_rows: PositiveInt | None = Field(
+        None, description="rows of a rank that go through the dense part at a time, to save memory; default: all"
+    )
+    pipeline: Literal["auto", "plain", "sparse_dist"] = Field(
+        "auto", description="sparse_dist overlaps the exchange of ids with computing; auto: on GPUs"
+    )
     sharding: ShardingConfig = ShardingConfig()
     early_stopping: EarlyStoppingConfig | None = EarlyStoppingConfig()
     validate_every_steps: int | None = Field(None, ge=1, description="default: at the end of each epoch")
     checkpoint_every_steps: int | None = Field(None, ge=1, description="default: with each validation")
     keep_checkpoints: int = Field(2, ge=1, description="the newest ones; the best one is kept besides")
+    checkpoint_in_background: bool = Field(True, description="needs host memory for a copy of the rank's tables")
+    warm_start: str | None = Field(None, description="a checkpoint of an earlier run to start from; see README")
+    record_rows: bool = Field(False, description="writes down the row keys of every step, for audits")
     log_every_steps: int = Field(20, ge=1)
     inspect_every_steps: int | None = Field(50, ge=1, description="looks at gates and gradients; null: never")
-    collective_timeout_seconds: int = Field(300, ge=1)
+    collective_timeout_seconds: int = Field(300, ge=1, description="a rank that answers later is named as lost")
+    watchdog_seconds: int = Field(60, ge=1, description="dumps every thread's stack when no step ends for so long")
     max_failures: int = Field(3, ge=0, description="restarts of the worker group after a lost process")
 
     @model_validator(mode="after")

@@ -1,22 +1,33 @@
 """From a training model on one machine to a sharded one with its optimizers, in the one order that works."""
 
+from dataclasses import dataclass
+
 import torch
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
-from torchrec.distributed.types import ShardingPlan
 from torchrec.optim.keyed import CombinedOptimizer
 
 from pipeline.train.config import TrainConfig
 from pipeline.train.initial_weights import fill_tables
-from pipeline.train.optimizers import fuse_sparse_optimizer, make_optimizer
+from pipeline.train.optimizers import fuse_sparse_optimizers, make_optimizer
 from pipeline.train.sharding import make_sharders, plan_tables
+from pipeline.train.table_settings import table_settings
 from pipeline.train.training_model import TrainingModel
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """The sharded model, its optimizers, and the placement of its tables as text."""
+
+    model: DistributedModelParallel
+    optimizer: CombinedOptimizer
+    plan: str
 
 
 def distribute(
     training_model: TrainingModel, config: TrainConfig, device: torch.device, seed: int, rows_per_rank: int
-) -> tuple[DistributedModelParallel, CombinedOptimizer, ShardingPlan]:
-    """The sharded model, its optimizers and the plan. Needs a process group; tables must be on meta.
+) -> Distributed:
+    """Shards a model and makes its optimizers. Needs a process group; tables must be on meta.
 
     Dense layers keep their values, tables get those of `fill_tables`.
 
@@ -27,20 +38,20 @@ def distribute(
     for part in (*training_model.parameters(), *training_model.buffers()):
         if not part.is_meta:
             part.data = part.data.to(device)
-    # 2. The sparse optimizer, fused into the tables. 3. The plan. 4. The sharded model. 5. The tables' values.
-    front_end = training_model.model.front_end
-    for collection in front_end.collections:
-        fuse_sparse_optimizer(collection.parameters(), config.sparse_optimizer)
+    # 2. The sparse optimizers, fused into the tables. 3. The plan. 4. The sharded model. 5. The tables' values.
+    table_of = training_model.model.front_end.table_of
+    settings = table_settings(table_of.values(), config)
+    fuse_sparse_optimizers(training_model, table_of, settings)
     sharders = make_sharders()
-    plan = plan_tables(training_model, front_end.table_of, config.sharding, sharders, device, rows_per_rank)
+    plan = plan_tables(training_model, table_of, settings, config.sharding, sharders, device, rows_per_rank)
     model = DistributedModelParallel(
         training_model,
         device=device,
-        plan=plan,
+        plan=plan.sharding,
         sharders=sharders,
         # With the default static graph, gradients taken before the backward pass would be silently wrong.
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
     fill_tables(model, seed)
     # 6. The dense optimizer, for what is left.
-    return model, make_optimizer(model, config.dense_optimizer), plan
+    return Distributed(model, make_optimizer(model, config.dense_optimizer, table_of, settings), plan.text)

@@ -15,6 +15,9 @@ _WARNINGS = (
         r"torch.distributed is disabled, unavailable or uninitialized, assuming the intent is to load",
         UserWarning,
     ),
+    (r"`torch.distributed.(reduce_scatter|all_gather_into)_tensor` is deprecated", FutureWarning),
+    # Tables that are data-parallel, on the CPU; tests compare their gradients.
+    (r"fbgemm::dense_embedding_codegen_lookup_function: an autograd kernel was not registered", UserWarning),
     # Read-only Arrow memory becomes tensors that are never written to.
     (r"The given NumPy array is not writable", UserWarning),
 )
@@ -22,6 +25,8 @@ _WARNINGS = (
 _LOG_LINES = {
     "torchrec.distributed.planner.types": ("The topology was constructed directly rather than via TopologyFactory",),
     "torchrec.distributed.planner.storage_reservations": ("There is a known issue with TorchRec's dense tensor size",),
+    "torchrec.distributed.utils": ("Sharding Type is data_parallel, caching params will be ignored",),
+    "torchrec.distributed.comm": ("TORCHREC_RESOLVED_POD_SIZE not set", "[Connection] "),
     "torch.fx._symbolic_trace": ("is_fx_tracing will return true for both",),
     None: ("Sharding spec not found for",),
 }

@@ -1,102 +1,98 @@
-"""Places the embedding tables on ranks: constraints, the planner, and the plan as text."""
+"""Places the embedding tables of a run on its ranks: the sharders, this machine's memory, and the agreement of all."""
 
+import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
-from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import BoundsCheckMode, ModuleSharder, ShardingPlan
 
 from pipeline.errors import ConfigError
 from pipeline.train.config import ShardingConfig
-
-AUTO_TYPES = ["table_wise", "row_wise"]
-RESERVED_FRACTION = 0.15
+from pipeline.train.misfit import misfit
+from pipeline.train.placement import GIB, Hardware, TableSet, place
+from pipeline.train.plan_text import describe_placement
+from pipeline.train.table_settings import TableSettings
 
 
 class _BagSharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
-    """torchrec hides row_wise on CPU, where it works; this lists it."""
+    """torchrec hides the types that split rows on CPU, where they work; this lists them."""
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
-        return sorted({*super().sharding_types(compute_device_type), "row_wise"})
-
-
-class _SequenceSharder(EmbeddingCollectionSharder):  # type: ignore[misc]
-    """The same for the tables whose rows are not pooled."""
-
-    def sharding_types(self, compute_device_type: str) -> list[str]:
-        return sorted({*super().sharding_types(compute_device_type), "row_wise"})
+        hidden = {"row_wise", "table_row_wise", "grid_shard"}
+        return sorted({*super().sharding_types(compute_device_type), *hidden})
 
 
 def make_sharders() -> list[ModuleSharder[nn.Module]]:
     """The sharders of a run. Ids are checked on the host before; FATAL is the net below that."""
     fused_params = {"bounds_check_mode": BoundsCheckMode.FATAL}
-    return [_BagSharder(fused_params=dict(fused_params)), _SequenceSharder(fused_params=dict(fused_params))]
+    return [
+        _BagSharder(fused_params=dict(fused_params)),
+        EmbeddingCollectionSharder(fused_params=dict(fused_params)),
+    ]
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """The placement of every table, for torchrec and for people."""
+
+    sharding: ShardingPlan
+    text: str
 
 
 def plan_tables(
     model: nn.Module,
     table_of: Mapping[str, str],
+    settings: Mapping[str, TableSettings],
     config: ShardingConfig,
     sharders: list[ModuleSharder[nn.Module]],
     device: torch.device,
     rows_per_rank: int,
-) -> ShardingPlan:
-    """The placement of every table, made on rank 0 and sent to all. Needs a process group.
+) -> TablePlan:
+    """The placement of every table, made on rank 0 and sent to all. Needs a process group, and the fused optimizers.
 
-    `table_of` gives the configured table of each table of the model.
+    `table_of` gives the configured table of each table of the model. Every rank is taken to have the memory of rank 0.
 
     Raises:
-        ConfigError: the tables do not fit the ranks.
+        ConfigError: the tables do not fit; on every rank.
     """
-    constraints = {
-        name: ParameterConstraints(
-            sharding_types=_sharding_types(config, table),
-            # Data-parallel tables would leave the fused optimizer.
-            compute_kernels=["fused"],
-        )
-        for name, table in table_of.items()
-    }
-    planner = EmbeddingShardingPlanner(
-        topology=_topology(device),
-        batch_size=rows_per_rank,
-        constraints=constraints,
-        storage_reservation=FixedPercentageStorageReservation(RESERVED_FRACTION),
-    )
-    try:
-        return planner.collective_plan(model, sharders, dist.GroupMember.WORLD)
-    except PlannerError as error:
-        raise ConfigError(
-            f"the embedding tables cannot be placed on {dist.get_world_size()} ranks: {str(error).splitlines()[0]}",
-            "use more ranks, smaller tables, or row_wise sharding for the large ones",
-        ) from error
+    outcome: list[TablePlan | ConfigError | None] = [None]
+    if dist.get_rank() == 0:
+        tables = TableSet(model, table_of, settings, sharders, rows_per_rank)
+        hardware = _this_hardware(config, device)
+        placement = place(tables, hardware)
+        if placement is None:
+            outcome[0] = misfit(tables, hardware)
+        else:
+            outcome[0] = TablePlan(placement.sharding, describe_placement(placement, tables, hardware))
+    dist.broadcast_object_list(outcome, src=0)
+    plan = outcome[0]
+    if isinstance(plan, ConfigError):
+        raise plan
+    assert plan is not None
+    return plan
 
 
-def write_plan(plan: ShardingPlan, path: Path) -> None:
-    path.write_text(f"{plan}\n", encoding="utf-8")
+def host_memory_gib(ranks_per_node: int) -> float:
+    """A rank's share of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / ranks_per_node / GIB
 
 
-def _sharding_types(config: ShardingConfig, table: str) -> list[str]:
-    chosen = config.tables.get(table, config.default)
-    return AUTO_TYPES if chosen == "auto" else [chosen]
-
-
-def _topology(device: torch.device) -> Topology:
+def _this_hardware(config: ShardingConfig, device: torch.device) -> Hardware:
     num_ranks = dist.get_world_size()
-    ranks_per_node = int(os.environ.get("LOCAL_WORLD_SIZE", num_ranks))
-    host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks_per_node
-    device_bytes = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
-    return Topology(
-        world_size=num_ranks,
-        local_world_size=ranks_per_node,
-        compute_device=device.type,
-        hbm_cap=device_bytes or None,
-        ddr_cap=host_bytes,
+    # Nodes of one size: the planner knows no others.
+    ranks_per_node = math.gcd(num_ranks, int(os.environ.get("LOCAL_WORLD_SIZE", num_ranks)))
+    device_gib = torch.cuda.get_device_properties(device).total_memory / GIB if device.type == "cuda" else 0.0
+    return Hardware(
+        num_ranks,
+        ranks_per_node,
+        device.type,
+        config.device_memory_gib or device_gib,
+        config.host_memory_gib or host_memory_gib(ranks_per_node),
+        config.reserved_fraction,
     )

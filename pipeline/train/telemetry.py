@@ -47,7 +47,7 @@ class Telemetry:
         if dist.get_rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             for name in (METRICS_NAME, INSPECTIONS_NAME):
-                _forget_after(folder / name, resumed_step)
+                forget_after(folder / name, resumed_step)
                 self.files[name] = open(folder / name, "a", encoding="utf-8")  # noqa: SIM115
             self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
 
@@ -135,7 +135,7 @@ def describe(record: dict[str, Any]) -> str:
     return f"epoch {record['epoch'] + 1}, {record['kind']} loss {record['total']:.4f}"
 
 
-def _forget_after(path: Path, step: int) -> None:
+def forget_after(path: Path, step: int) -> None:
     """Drops the records of steps that a resumed run will do again."""
     kept = [json.dumps(record) + "\n" for record in _read_records(path) if record["step"] <= step]
     temporary = path.with_suffix(".partial")

@@ -25,7 +25,7 @@ each_way_to_read = pytest.mark.parametrize("attention", [False, True])
 
 def make_table(name: str, features: list[str], dim: int = 4) -> EmbeddingBagConfig:
     return EmbeddingBagConfig(
-        name=name, num_embeddings=20, embedding_dim=dim, feature_names=features, pooling=PoolingType.MEAN
+        name=name, num_embeddings=20, embedding_dim=dim, feature_names=features, pooling=PoolingType.SUM
     )
 
 

@@ -266,7 +266,7 @@ def test_an_unknown_key_is_named_before_the_key_that_it_leaves_missing() -> None
             "model.task_weights names 'clik', which the schema does not have. "
             "Did you mean 'click'? If not, change one of these values.",
         ),
-        ("train.sharding.tables.user=row_wise", "train.sharding.tables names 'user', which the schema does not have."),
+        ("train.sharding.tables.user=row_wise", "train.sharding.tables names 'user', which fits no table."),
         ("schema.keys.row=", "evaluate.truth needs schema.keys.row, the column that names a row. Change one of"),
     ],
 )

@@ -29,7 +29,7 @@ from pipeline.run_config import RunConfig
 from pipeline.schema import Schema
 from pipeline.score import candidates as candidates_module
 from pipeline.score.run import check_score, score
-from pipeline.train.checkpoint import best_checkpoint
+from pipeline.train.checkpoint import CheckpointManifest, best_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +280,8 @@ def test_a_checkpoint_of_another_schema_is_refused(trained: RunConfig, tmp_path:
     manifest = json.loads(path.read_bytes())
     manifest["data_schema"]["features"][3]["min_count"] = 9
     manifest["schema_fingerprint"] = Schema.model_validate(manifest["data_schema"]).fingerprint()
-    path.write_text(json.dumps(manifest))
+    edited = CheckpointManifest.model_validate(manifest)
+    path.write_text(edited.model_copy(update={"digest": edited.digest_of_fields()}).model_dump_json())
     error = refusal(changed(trained, tmp_path), ArtifactError, checkpoint=own_checkpoint)
     assert "was trained with another schema: feature 'item': min_count was 9, is 2" in error.what
     assert error.exit_code == 3

@@ -12,14 +12,16 @@ from small_model import batch_of, make_balancer, make_head, make_model, make_row
 from torch import Tensor
 from torchrec.distributed import DistributedModelParallel
 
+from models.batch import Batch
 from models.catalogue import INTERACTIONS
 from pipeline.train.config import TrainConfig
 from pipeline.train.distribute import distribute
 from pipeline.train.known_warnings import silence
-from pipeline.train.step import TrainingStep
+from pipeline.train.step import OverlappedStep, TrainingStep
 from pipeline.train.training_model import TrainingModel
 
 NUM_ROWS = 48
+NUM_STEPS = 100
 
 
 def on_ranks(function: Callable[..., Any], num_ranks: int, folder: Path, *arguments: Any) -> Any:
@@ -59,16 +61,48 @@ def losses_of_front_ends(bodies: Sequence[str], num_steps: int, sharding: str) -
     }
 
 
+def losses_with(settings: dict[str, dict[str, Any]], num_steps: int) -> dict[str, Tensor]:
+    """The mean loss per task at each step, [steps, T], of MMoE and ESMM with each of some train sections, by name.
+
+    Rows have weights from 0 to 2, and two ranks make a node.
+    """
+    os.environ["LOCAL_WORLD_SIZE"] = str(min(dist.get_world_size(), 2))
+    return {name: _weighted_losses(TrainConfig.model_validate(given), num_steps) for name, given in settings.items()}
+
+
+def _weighted_losses(config: TrainConfig, num_steps: int) -> Tensor:
+    train_step, _ = make_step(("mmoe", "esmm", "fixed"), config)
+    overlapped = OverlappedStep(train_step, torch.device("cpu")) if config.pipeline == "sparse_dist" else None
+    batches = iter([_weighted_batch(step) for step in range(num_steps)])
+    losses = []
+    for step in range(num_steps):
+        sums = overlapped.train(batches, step)[1] if overlapped else train_step(next(batches), step)
+        losses.append(sums[0] / sums[1])
+    return torch.stack(losses)
+
+
+def _weighted_batch(step: int) -> Batch:
+    rows = make_rows(NUM_ROWS, seed=step)
+    weighted = [row._replace(weight=(place * 7 + step) % 5 / 2) for place, row in enumerate(rows)]
+    return batch_of(weighted[own_rows(step)])
+
+
 def make_step(
     combination: tuple[str, str, str], config: TrainConfig, **options: Any
 ) -> tuple[TrainingStep, DistributedModelParallel]:
     """A training step on a small model, on this process's group."""
     body, head, balancer = combination
     model = make_model(body, table_device="meta", **options)
-    training_model = TrainingModel(model, make_head(head), make_balancer(balancer))
+    training_model = TrainingModel(
+        model,
+        make_head(head),
+        make_balancer(balancer),
+        micro_batch_rows=config.micro_batch_rows,
+        is_bfloat16=config.precision == "bfloat16",
+    )
     device = torch.device("cpu")
-    sharded, optimizer, _ = distribute(training_model, config, device, 0, NUM_ROWS // dist.get_world_size())
-    return TrainingStep(sharded, training_model, optimizer, config), sharded
+    made = distribute(training_model, config, device, 0, NUM_ROWS // dist.get_world_size())
+    return TrainingStep(made.model, training_model, made.optimizer, config, NUM_STEPS), made.model
 
 
 def own_rows(step: int) -> slice:

@@ -17,10 +17,11 @@ from pipeline.train.checkpoint import (
     MANIFEST_NAME,
     check_lineage,
     list_checkpoints,
-    load_tensors,
+    partial_folder,
     read_manifest,
     remove_partial,
 )
+from pipeline.train.checkpoint_reader import load_tensors
 from pipeline.train.predictor import Predictor
 from pipeline.train.run import train
 
@@ -79,8 +80,9 @@ def test_a_checkpoint_without_a_manifest_does_not_exist(trained: tuple[RunConfig
 
 
 def test_what_an_interrupted_write_left_is_swept(tmp_path: Path) -> None:
-    (tmp_path / ".partial-step-00000005").mkdir()
-    (tmp_path / ".partial-step-00000005" / "__0_0.distcp").write_bytes(b"half")
+    partial = partial_folder(tmp_path, 5, "0badcafe")
+    partial.mkdir()
+    (partial / "__0_0.distcp").write_bytes(b"half")
     remove_partial(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -99,6 +101,23 @@ def test_forged_metadata_does_not_run_its_code(trained: tuple[RunConfig, Path], 
     model = build_model(read_index(config.dataset_dir), config.model, 0, torch.device("cpu"))
     with pytest.raises(ArtifactError, match="mkdir, which is not allowed"):
         load_tensors(checkpoint, {"model": model.state_dict()}, is_distributed=False)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_file_of_tensors_does_not_run_its_code(
+    trained: tuple[RunConfig, Path], tmp_path: Path, legacy: bool
+) -> None:
+    config, checkpoint = trained
+    path = next(checkpoint.glob("*.distcp"))
+    size = path.stat().st_size
+    torch.save(_Payload(tmp_path / "ran"), path, _use_new_zipfile_serialization=not legacy)
+    with open(path, "ab") as file:
+        file.write(b"\0" * size)
+    model = build_model(read_index(config.dataset_dir), config.model, 0, torch.device("cpu"))
+    state = {"model": {f"model.{name}": value for name, value in model.state_dict().items()}}
+    with pytest.raises(ArtifactError):
+        load_tensors(checkpoint, state, is_distributed=False)
     assert not (tmp_path / "ran").exists()
 
 

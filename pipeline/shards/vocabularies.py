@@ -1,0 +1,52 @@
+"""The vocabularies beside a dataset's shards: where they lie, and what tells that one extends another."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import ArtifactError
+from pipeline.files import retry
+
+VOCABULARIES_FOLDER = "vocabularies"
+VALUE_COLUMN = "value"
+
+
+class VocabularyDigest(NamedTuple):
+    """How many values a table's vocabulary has, and a sha256 over them in the order of their rows."""
+
+    num_values: int
+    sha256: str
+
+
+def vocabulary_path(dataset_dir: Path, table: str) -> Path:
+    return dataset_dir / VOCABULARIES_FOLDER / f"{table}.arrow"
+
+
+def digest_vocabulary(dataset_dir: Path, table: str, num_values: int | None = None) -> VocabularyDigest:
+    """The digest of a vocabulary, or of its first `num_values` values.
+
+    Raises:
+        ArtifactError: the file is not there or is no vocabulary.
+    """
+    path = vocabulary_path(dataset_dir, table)
+    try:
+        column = retry(lambda: _read(path), path).column(VALUE_COLUMN)
+        values = column.slice(0, num_values).combine_chunks()
+    except (OSError, KeyError, pa.ArrowException) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ArtifactError(f"vocabulary {path} cannot be read: {reason}", "run `preprocess` again") from error
+    _, offsets_buffer, text_buffer = values.buffers()
+    digest = hashlib.sha256()
+    if len(values):
+        offsets = np.frombuffer(offsets_buffer, np.int32)[values.offset : values.offset + len(values) + 1]
+        digest.update(np.diff(offsets).tobytes())
+        digest.update(memoryview(text_buffer)[offsets[0] : offsets[-1]])
+    return VocabularyDigest(len(values), digest.hexdigest())
+
+
+def _read(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()
