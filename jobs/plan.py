@@ -55,9 +55,9 @@ def main(
             f"give --ranks-per-node a divisor of {num_ranks}",
         )
     from pipeline.train.device import rank_device
-    from pipeline.train.placement import Hardware
-    from pipeline.train.plan import plan_run
-    from pipeline.train.sharding import host_memory_gib as host_memory_here
+    from pipeline.train.tables.placement import Hardware
+    from pipeline.train.tables.plan import plan_run
+    from pipeline.train.tables.sharding import host_memory_gib as host_memory_here
 
     if device is None:
         configured = run_config.train.device

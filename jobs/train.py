@@ -14,9 +14,9 @@ def main(
     """Train the model on the dataset, on one process or many ranks."""
     run_config = load(config, set_)
     from pipeline.shards.manifest import read_index, unlisted_shards
+    from pipeline.train.checkpoints.warm_start import describe_warm_start
     from pipeline.train.run import train
     from pipeline.train.telemetry import read_inspections
-    from pipeline.train.warm_start import describe_warm_start
 
     with executor_of(run_config), screen() as shown:
         best = train(

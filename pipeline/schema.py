@@ -214,6 +214,11 @@ class Schema(Section):
         return [f for f in self.features if not isinstance(f, NumericFeature)]
 
     @property
+    def max_ids_per_row(self) -> dict[str, int]:
+        """How many ids a row may have of each sparse feature."""
+        return {f.name: 1 if isinstance(f, CategoricalFeature) else f.max_length for f in self.sparse_features}
+
+    @property
     def numeric_features(self) -> list[NumericFeature]:
         return [f for f in self.features if isinstance(f, NumericFeature)]
 

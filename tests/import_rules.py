@@ -133,7 +133,7 @@ def is_beyond_the_seam(found: Import) -> bool:
 
 
 def is_training_in_score(found: Import) -> bool:
-    readers = tuple(f"pipeline.train.{name}" for name in ("checkpoint", "predictor", "config"))
+    readers = tuple(f"pipeline.train.{name}" for name in ("checkpoints", "predictor", "config"))
     return found.path.startswith("pipeline/score/") and found.is_of("pipeline.train") and not found.is_of(*readers)
 
 

@@ -150,7 +150,10 @@ def test_a_bad_import_breaks_its_rule(rule: str, path: str, source: str) -> None
         ),
         ("pipeline/train/run.py", "import ray.train\nfrom pipeline.train.config import TrainConfig\nimport raylib"),
         ("pipeline/run_config.py", "from pipeline.score.config import ScoreConfig\nfrom pipeline.schema import Schema"),
-        ("pipeline/score/run.py", "from pipeline.train.checkpoint import read\nfrom pipeline.preprocess import text"),
+        (
+            "pipeline/score/run.py",
+            "from pipeline.train.checkpoints import reader\nfrom pipeline.preprocess import text",
+        ),
         ("pipeline/assemble.py", "from pipeline.shards.manifest import DatasetIndex\nfrom models.mmoe import MMoE"),
         ("pipeline/evaluate/run.py", "from . import metrics\nfrom pipeline.train.predictor import Predictor"),
         ("jobs/run.py", "import ray\nfrom pipeline.run import run"),

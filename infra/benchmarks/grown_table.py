@@ -35,11 +35,11 @@ from pipeline.shards.manifest import SPARSE_PREFIX, read_index, write_index  # n
 from pipeline.shards.vocabularies import vocabulary_path  # noqa: E402
 from pipeline.shards.writer import write_shard  # noqa: E402
 from pipeline.simulate.run import simulate  # noqa: E402
-from pipeline.train.checkpoint import list_checkpoints  # noqa: E402
-from pipeline.train.checkpoint_reader import load_tensors  # noqa: E402
+from pipeline.train.checkpoints.checkpoint import list_checkpoints  # noqa: E402
+from pipeline.train.checkpoints.reader import load_tensors  # noqa: E402
+from pipeline.train.checkpoints.warm_start import warm_start  # noqa: E402
 from pipeline.train.run import _train_rank, one_rank_group, train  # noqa: E402
 from pipeline.train.trainer import Signals  # noqa: E402
-from pipeline.train.warm_start import warm_start  # noqa: E402
 
 TABLE = "user_id"
 NUM_ROWS, NUM_NEW, DIM = 1_000_000, 100_000, 64
@@ -136,7 +136,7 @@ def _timing() -> Iterator[dict[str, float]]:
         figures.update(seconds=time.perf_counter() - started, mib=_peak_mib() - before)
         return report
 
-    with mock.patch("pipeline.train.resume.warm_start", measured):
+    with mock.patch("pipeline.train.checkpoints.resume.warm_start", measured):
         yield figures
 
 

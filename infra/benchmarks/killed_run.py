@@ -90,8 +90,8 @@ def _digests(workspace: Path) -> tuple[str, str]:
     import torch
 
     from pipeline.train.batches import read_rows
-    from pipeline.train.checkpoint import list_checkpoints
-    from pipeline.train.checkpoint_reader import load_tensors, saved_sizes
+    from pipeline.train.checkpoints.checkpoint import list_checkpoints
+    from pipeline.train.checkpoints.reader import load_tensors, saved_sizes
 
     checkpoint = list_checkpoints(workspace / "checkpoints")[-1]
     tensors = {name: torch.zeros(size) for name, size in sorted(saved_sizes(checkpoint).items())}

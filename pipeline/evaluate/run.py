@@ -25,7 +25,7 @@ from pipeline.run_config import RunConfig
 from pipeline.shards.assignment import SampleOrder
 from pipeline.shards.manifest import KEY_PREFIX, LABELS_COLUMN, check_schema, read_index, verify_shards
 from pipeline.shards.reader import ShardReader
-from pipeline.train.checkpoint import best_checkpoint
+from pipeline.train.checkpoints.checkpoint import best_checkpoint
 from pipeline.train.predictor import Predictor
 from pipeline.train.telemetry import read_history, read_inspections
 

@@ -25,7 +25,7 @@ from pipeline.score.candidates import Block, Candidates
 from pipeline.score.fusion import Fusion, parse_fusion
 from pipeline.score.top_k import top_k
 from pipeline.shards.manifest import check_schema, read_index
-from pipeline.train.checkpoint import best_checkpoint
+from pipeline.train.checkpoints.checkpoint import best_checkpoint
 from pipeline.train.predictor import Predictor
 
 MANIFEST_NAME = "manifest.json"

@@ -1,5 +1,6 @@
 """From a training model on one machine to a sharded one with its optimizers, in the one order that works."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -8,10 +9,10 @@ from torchrec.distributed.model_parallel import DefaultDataParallelWrapper
 from torchrec.optim.keyed import CombinedOptimizer
 
 from pipeline.train.config import TrainConfig
-from pipeline.train.initial_weights import fill_tables
 from pipeline.train.optimizers import fuse_sparse_optimizers, make_optimizer
-from pipeline.train.sharding import make_sharders, plan_tables
-from pipeline.train.table_settings import table_settings
+from pipeline.train.tables.initial_weights import fill_tables
+from pipeline.train.tables.settings import table_settings
+from pipeline.train.tables.sharding import make_sharders, plan_tables
 from pipeline.train.training_model import TrainingModel
 
 
@@ -25,11 +26,17 @@ class Distributed:
 
 
 def distribute(
-    training_model: TrainingModel, config: TrainConfig, device: torch.device, seed: int, rows_per_rank: int
+    training_model: TrainingModel,
+    config: TrainConfig,
+    device: torch.device,
+    seed: int,
+    rows_per_rank: int,
+    ids_per_row: Mapping[str, int],
 ) -> Distributed:
     """Shards a model and makes its optimizers. Needs a process group; tables must be on meta.
 
-    Dense layers keep their values, tables get those of `fill_tables`.
+    Dense layers keep their values, tables get those of `fill_tables`. The plan is made for batches of `rows_per_rank`
+    rows with up to `ids_per_row` ids of a feature, one if it is not named.
 
     Raises:
         ConfigError: the tables do not fit the ranks.
@@ -43,7 +50,9 @@ def distribute(
     settings = table_settings(table_of.values(), config)
     fuse_sparse_optimizers(training_model, table_of, settings)
     sharders = make_sharders()
-    plan = plan_tables(training_model, table_of, settings, config.sharding, sharders, device, rows_per_rank)
+    plan = plan_tables(
+        training_model, table_of, settings, config.sharding, sharders, device, rows_per_rank, ids_per_row
+    )
     model = DistributedModelParallel(
         training_model,
         device=device,

@@ -14,8 +14,8 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from pipeline.train.config import DenseOptimizerConfig, ScheduleConfig, SparseOptimizerConfig
-from pipeline.train.initial_weights import table_of as table_of_weight
-from pipeline.train.table_settings import TableSettings
+from pipeline.train.tables.initial_weights import table_of as table_of_weight
+from pipeline.train.tables.settings import TableSettings
 
 FUSED: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": SGD,

@@ -15,8 +15,8 @@ from pipeline.assemble import build_model, check_model, table_rows
 from pipeline.run_config import RunConfig
 from pipeline.shards.collate import Layout, collate
 from pipeline.shards.manifest import DatasetIndex
-from pipeline.train.checkpoint import CheckpointManifest, check_lineage, read_manifest
-from pipeline.train.checkpoint_reader import load_tensors
+from pipeline.train.checkpoints.checkpoint import CheckpointManifest, check_lineage, read_manifest
+from pipeline.train.checkpoints.reader import load_tensors
 from pipeline.train.device import rank_device
 from pipeline.train.known_warnings import silence
 

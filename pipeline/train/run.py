@@ -21,7 +21,7 @@ from pipeline.executor import Progress
 from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import SPLITS, DatasetIndex, check_schema, read_index, verify_shards
 from pipeline.train.batches import ROWS_FOLDER
-from pipeline.train.checkpoint import (
+from pipeline.train.checkpoints.checkpoint import (
     CheckpointManifest,
     DamagedCheckpointError,
     best_checkpoint,
@@ -30,14 +30,14 @@ from pipeline.train.checkpoint import (
     remove_partial,
     set_aside,
 )
+from pipeline.train.checkpoints.warm_start import WARM_START_NAME
 from pipeline.train.device import rank_device
+from pipeline.train.guards.roll_call import LostRankError
+from pipeline.train.guards.stopping import StopFile, on_sigterm
 from pipeline.train.known_warnings import silence
-from pipeline.train.roll_call import LostRankError
-from pipeline.train.stopping import StopFile, on_sigterm
-from pipeline.train.table_settings import check_table_settings, table_settings
+from pipeline.train.tables.settings import check_table_settings, table_settings
 from pipeline.train.telemetry import INSPECTIONS_NAME, METRICS_NAME, describe, read_history
 from pipeline.train.trainer import STACKS_FOLDER, Signals, Trainer
-from pipeline.train.warm_start import WARM_START_NAME
 
 # What may change between a checkpoint and its resumption without changing the loss curve.
 _FREE_KEYS = {

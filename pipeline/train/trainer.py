@@ -19,20 +19,20 @@ from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import DatasetIndex
 from pipeline.shards.vocabularies import digest_vocabulary
 from pipeline.train.batches import Batches
-from pipeline.train.checkpoint import CheckpointManifest, VocabularyEntry
-from pipeline.train.checkpoint_writer import CheckpointWriter
+from pipeline.train.checkpoints.checkpoint import CheckpointManifest, VocabularyEntry
+from pipeline.train.checkpoints.resume import Position, resume, start_warm
+from pipeline.train.checkpoints.writer import CheckpointWriter
 from pipeline.train.distribute import distribute
+from pipeline.train.guards.loss_watch import LossWatch
+from pipeline.train.guards.roll_call import RollCall
+from pipeline.train.guards.stopping import never
+from pipeline.train.guards.watchdog import Watchdog
 from pipeline.train.inspection import inspect_step
-from pipeline.train.loss_watch import LossWatch
 from pipeline.train.optimizers import create_state, optimizer_tensors
 from pipeline.train.prefetch import prefetched
-from pipeline.train.resume import Position, resume, start_warm
-from pipeline.train.roll_call import RollCall
 from pipeline.train.step import OverlappedStep, TrainingStep
-from pipeline.train.stopping import never
 from pipeline.train.telemetry import Telemetry
 from pipeline.train.training_model import TrainingModel
-from pipeline.train.watchdog import Watchdog
 
 PLAN_NAME = "plan.txt"
 STACKS_FOLDER = "stacks"
@@ -82,7 +82,14 @@ class Trainer:
         )
         # 2. The model: tables on meta, dense layers drawn from the seed. 3. Sharded, with its optimizers. 4. The step.
         training_model = self._build()
-        distributed = distribute(training_model, self.settings, device, config.seed, self.batches.rows_per_rank)
+        distributed = distribute(
+            training_model,
+            self.settings,
+            device,
+            config.seed,
+            self.batches.rows_per_rank,
+            index.data_schema.max_ids_per_row,
+        )
         self.model, self.optimizer = distributed.model, distributed.optimizer
         self.step = TrainingStep(self.model, training_model, self.optimizer, self.settings, self.batches.num_steps)
         self.overlapped = OverlappedStep(self.step, device) if self._is_overlapped() else None

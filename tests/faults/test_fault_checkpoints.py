@@ -16,7 +16,13 @@ from training_runs import losses_of, newest_digest
 from pipeline import files
 from pipeline.errors import ArtifactError, StorageError
 from pipeline.run_config import RunConfig
-from pipeline.train.checkpoint import MANIFEST_NAME, DamagedCheckpointError, commit, list_checkpoints, read_manifest
+from pipeline.train.checkpoints.checkpoint import (
+    MANIFEST_NAME,
+    DamagedCheckpointError,
+    commit,
+    list_checkpoints,
+    read_manifest,
+)
 from pipeline.train.run import train
 
 SETTINGS = {"checkpoint_every_steps": 20, "keep_checkpoints": 9}
@@ -76,7 +82,7 @@ def test_a_stray_file_in_a_checkpoint_that_is_being_written_is_an_error(
         (partial / "__7_0.distcp").write_bytes(b"of another attempt")
         return commit(partial, *given)
 
-    monkeypatch.setattr("pipeline.train.checkpoint_writer.commit", commit_with_a_stray_file)
+    monkeypatch.setattr("pipeline.train.checkpoints.writer.commit", commit_with_a_stray_file)
     config = make_config(train=SETTINGS)
     with pytest.raises(ArtifactError, match=r"holds __7_0\.distcp, which no rank of this run wrote"):
         train(config)

@@ -19,7 +19,7 @@ from pipeline.errors import TrainingError
 from pipeline.evaluate.run import evaluate
 from pipeline.run_config import RunConfig
 from pipeline.train.batches import read_rows
-from pipeline.train.checkpoint import list_checkpoints, read_manifest
+from pipeline.train.checkpoints.checkpoint import list_checkpoints, read_manifest
 from pipeline.train.run import train
 from pipeline.train.telemetry import read_history
 
@@ -85,9 +85,9 @@ def test_sigterm_ends_with_a_checkpoint_of_the_last_step_and_143(clean: RunConfi
 
 
 CUT_POINTS = {
-    "before the metadata": "pipeline.train.checkpoint_writer._RetryingWriter.finish",
-    "before the manifest": "pipeline.train.checkpoint_writer.commit",
-    "before the rename": "pipeline.train.checkpoint.discard",
+    "before the metadata": "pipeline.train.checkpoints.writer._RetryingWriter.finish",
+    "before the manifest": "pipeline.train.checkpoints.writer.commit",
+    "before the rename": "pipeline.train.checkpoints.checkpoint.discard",
 }
 KILL_AT_THE_THIRD_CALL = """
 import os, pkgutil, signal, sys

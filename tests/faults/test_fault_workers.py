@@ -13,7 +13,7 @@ from training_runs import WAIT_SECONDS, losses_of, newest_digest, start, wait_fo
 
 from pipeline.run_config import RunConfig
 from pipeline.train.batches import read_rows
-from pipeline.train.checkpoint import list_checkpoints, read_manifest
+from pipeline.train.checkpoints.checkpoint import list_checkpoints, read_manifest
 from pipeline.train.telemetry import read_history
 
 EVERY_STEPS = 10

@@ -9,8 +9,8 @@ from typing import IO, Any
 
 from pipeline.config import RESOLVED_NAME, dump
 from pipeline.run_config import RunConfig
-from pipeline.train.checkpoint import list_checkpoints
-from pipeline.train.checkpoint_reader import load_tensors, saved_sizes
+from pipeline.train.checkpoints.checkpoint import list_checkpoints
+from pipeline.train.checkpoints.reader import load_tensors, saved_sizes
 from pipeline.train.telemetry import read_history
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from pipeline.run_config import RunConfig
 from pipeline.shards.assignment import SampleOrder
 from pipeline.shards.manifest import read_index
 from pipeline.shards.reader import ShardReader
-from pipeline.train.checkpoint import read_manifest
+from pipeline.train.checkpoints.checkpoint import read_manifest
 from pipeline.train.predictor import Predictor
 from pipeline.train.run import train
 

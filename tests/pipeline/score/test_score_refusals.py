@@ -29,7 +29,7 @@ from pipeline.run_config import RunConfig
 from pipeline.schema import Schema
 from pipeline.score import candidates as candidates_module
 from pipeline.score.run import check_score, score
-from pipeline.train.checkpoint import CheckpointManifest, best_checkpoint
+from pipeline.train.checkpoints.checkpoint import CheckpointManifest, best_checkpoint
 
 
 @pytest.fixture(scope="module")

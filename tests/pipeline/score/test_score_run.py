@@ -30,7 +30,7 @@ from pipeline.score import candidates as candidates_module
 from pipeline.score.fusion import parse_fusion
 from pipeline.score.run import score
 from pipeline.shards.manifest import read_index
-from pipeline.train.checkpoint import best_checkpoint
+from pipeline.train.checkpoints.checkpoint import best_checkpoint
 from pipeline.train.predictor import Predictor
 
 

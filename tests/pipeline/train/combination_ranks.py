@@ -101,7 +101,7 @@ def make_step(
         is_bfloat16=config.precision == "bfloat16",
     )
     device = torch.device("cpu")
-    made = distribute(training_model, config, device, 0, NUM_ROWS // dist.get_world_size())
+    made = distribute(training_model, config, device, 0, NUM_ROWS // dist.get_world_size(), {})
     return TrainingStep(made.model, training_model, made.optimizer, config, NUM_STEPS), made.model
 
 

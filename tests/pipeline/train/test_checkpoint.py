@@ -13,7 +13,7 @@ from pipeline.assemble import build_model
 from pipeline.errors import ArtifactError
 from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import read_index
-from pipeline.train.checkpoint import (
+from pipeline.train.checkpoints.checkpoint import (
     MANIFEST_NAME,
     check_lineage,
     list_checkpoints,
@@ -21,7 +21,7 @@ from pipeline.train.checkpoint import (
     read_manifest,
     remove_partial,
 )
-from pipeline.train.checkpoint_reader import load_tensors
+from pipeline.train.checkpoints.reader import load_tensors
 from pipeline.train.predictor import Predictor
 from pipeline.train.run import train
 
@@ -105,9 +105,7 @@ def test_forged_metadata_does_not_run_its_code(trained: tuple[RunConfig, Path], 
 
 
 @pytest.mark.parametrize("legacy", [True, False])
-def test_a_file_of_tensors_does_not_run_its_code(
-    trained: tuple[RunConfig, Path], tmp_path: Path, legacy: bool
-) -> None:
+def test_a_file_of_tensors_does_not_run_its_code(trained: tuple[RunConfig, Path], tmp_path: Path, legacy: bool) -> None:
     config, checkpoint = trained
     path = next(checkpoint.glob("*.distcp"))
     size = path.stat().st_size

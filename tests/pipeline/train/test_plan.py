@@ -18,9 +18,9 @@ from pipeline.config import build
 from pipeline.errors import ConfigError
 from pipeline.run_config import RunConfig
 from pipeline.train.config import ShardingConfig
-from pipeline.train.placement import Hardware, Placement, place
-from pipeline.train.plan import plan_run, tables_of
-from pipeline.train.sharding import plan_tables
+from pipeline.train.tables.placement import Hardware, Placement, place
+from pipeline.train.tables.plan import plan_run, tables_of
+from pipeline.train.tables.sharding import plan_tables
 
 ROWS = {"user": 3_000_000, "item": 10_000_000, "brand": 1_000, "country": 250}
 WIDTH = 64
@@ -136,7 +136,9 @@ def test_the_planner_never_replicates_a_table_of_itself() -> None:
 
 def test_of_equally_fast_types_the_simplest_is_taken() -> None:
     one = replace(GPUS, num_ranks=1, ranks_per_node=1)
-    placement = placed(config_with(train={"sparse_optimizer": ADAGRAD}), one)
+    tables = tables_of(config_with(train={"sparse_optimizer": ADAGRAD}), one)
+    placement = place(replace(tables, ids_per_row={}), one)
+    assert placement is not None
     assert set(types_in(placement).values()) == {"table_wise"}
 
 
@@ -216,7 +218,7 @@ def test_where_no_single_table_is_to_blame_the_planner_is_given_its_freedom() ->
 
 
 def test_what_no_remedy_mends_says_what_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.train.misfit.MAX_RANKS", 32)
+    monkeypatch.setattr("pipeline.train.tables.misfit.MAX_RANKS", 32)
     error = refusal(config_with(ROWS | {"item": 10**15}), GPUS)
     assert error.fix.startswith("no single change makes the tables fit (tried: ")
 
@@ -286,7 +288,7 @@ def plan_here(config: RunConfig, sharding: ShardingConfig) -> str:
     tables = tables_of(config, hardware)
     cpu = torch.device("cpu")
     return plan_tables(
-        tables.model, tables.table_of, tables.settings, sharding, tables.sharders, cpu, tables.rows_per_rank
+        tables.model, tables.table_of, tables.settings, sharding, tables.sharders, cpu, tables.rows_per_rank, tables.ids_per_row
     ).text
 
 

@@ -8,7 +8,7 @@ from pipeline.errors import ConfigError
 from pipeline.train.config import ScheduleConfig, TrainConfig
 from pipeline.train.optimizers import factor_at
 from pipeline.train.run import train
-from pipeline.train.table_settings import check_table_settings, table_settings
+from pipeline.train.tables.settings import check_table_settings, table_settings
 
 TABLES = ("user_id", "user_city", "item_id")
 

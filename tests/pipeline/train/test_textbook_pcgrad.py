@@ -19,7 +19,7 @@ from torch.nn.functional import silu
 from models.balancers.pcgrad import projection_order
 from models.losses import task_loss_sums
 from pipeline.train.config import TrainConfig
-from pipeline.train.initial_weights import fill_tables
+from pipeline.train.tables.initial_weights import fill_tables
 
 NUM_STEPS = 5
 TABLE_RATE, DENSE_RATE, EPS = 0.05, 0.1, 1e-8

@@ -19,8 +19,8 @@ from pipeline.errors import ArtifactError, ConfigError, UsageError
 from pipeline.evaluate.run import evaluate
 from pipeline.run_config import RunConfig, load_run_config
 from pipeline.shards.manifest import read_index
-from pipeline.train.checkpoint import best_checkpoint, list_checkpoints, read_manifest
-from pipeline.train.checkpoint_reader import load_tensors
+from pipeline.train.checkpoints.checkpoint import best_checkpoint, list_checkpoints, read_manifest
+from pipeline.train.checkpoints.reader import load_tensors
 from pipeline.train.config import ModelConfig
 from pipeline.train.device import has_cuda
 from pipeline.train.run import train
@@ -160,9 +160,7 @@ def test_learning_rates_fall_to_zero_with_linear_decay(make_config: Any) -> None
     name = "model.towers.output.weight_NIH"
     moves = [float((after[name] - before[name]).norm()) for before, after in pairwise(tensors)]
     assert sum(moves[-5:]) < 0.3 * sum(moves[:5])
-    longer = make_config(
-        train={**steps, **linear, "max_epochs": 2}
-    )
+    longer = make_config(train={**steps, **linear, "max_epochs": 2})
     with pytest.raises(ArtifactError, match="another dataset, model or train section"):
         train(longer, resume=True)
 

@@ -17,10 +17,10 @@ from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import SPARSE_PREFIX, read_index, write_index
 from pipeline.shards.vocabularies import vocabulary_path
 from pipeline.shards.writer import write_shard
-from pipeline.train.checkpoint import list_checkpoints
-from pipeline.train.checkpoint_reader import load_tensors, saved_sizes
+from pipeline.train.checkpoints.checkpoint import list_checkpoints
+from pipeline.train.checkpoints.reader import load_tensors, saved_sizes
+from pipeline.train.checkpoints.warm_start import WARM_START_NAME, describe_warm_start
 from pipeline.train.run import train
-from pipeline.train.warm_start import WARM_START_NAME, describe_warm_start
 
 NUM_NEW = 20
 STATE = "optimizer.model.front_end.embeddings.embedding_bags.{0}.weight.{0}.momentum1"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torchrec.distributed.planner.types import ShardingOption
 
-from pipeline.train.placement import GIB, TORCHREC_TYPES, Hardware, Placement, TableSet
+from pipeline.train.tables.placement import GIB, TORCHREC_TYPES, Hardware, Placement, TableSet
 
 # Numbers of float32 that a sparse optimizer keeps: per element of a table, and per row.
 STATE_SIZES = {
@@ -92,6 +92,7 @@ def gib_text(gib: float) -> str:
 
 
 def describe_nodes(hardware: Hardware) -> str:
+    """Such as "8 nodes of 8"."""
     num_nodes = hardware.num_ranks // hardware.ranks_per_node
     return f"{num_nodes} node{'s' * (num_nodes > 1)} of {hardware.ranks_per_node}"
 
@@ -131,7 +132,7 @@ def _source_lines(hardware: Hardware) -> list[str]:
     return [
         f"estimates of torchrec's planner, from its own bandwidths: {memory:g} GiB/s memory, {within:g} within a node, "
         f"{between:g} between nodes;",
-        "ms/step is the reading, updating and exchanging of rows alone, at one id per feature",
+        "ms/step is the reading, updating and exchanging of rows alone, at the most ids per row that the schema allows",
     ]
 
 

@@ -24,7 +24,7 @@ from torchrec.distributed.planner.types import (
 from torchrec.distributed.types import ModuleSharder, ShardingPlan
 
 from pipeline.train.optimizers import fuse_sparse_optimizers
-from pipeline.train.table_settings import ROWWISE_OPTIMIZERS, TableSettings
+from pipeline.train.tables.settings import ROWWISE_OPTIMIZERS, TableSettings
 
 GIB = 2**30
 TORCHREC_TYPES = {"grid": "grid_shard"}
@@ -56,10 +56,12 @@ class Hardware:
 
     @property
     def host_budget_gib(self) -> float:
+        """What they may take of its host memory."""
         return self.host_memory_gib * (1 - self.reserved_fraction)
 
     @cached_property
     def topology(self) -> Topology:
+        """The same for torchrec, with its default bandwidths."""
         return TopologyFactory.create_topology(
             TrainerConfig(world_size=self.num_ranks, local_world_size=self.ranks_per_node),
             # torchrec's own reservations leave the host's memory out, so the budgets are what it gets to see.
@@ -75,7 +77,8 @@ class Hardware:
 class TableSet:
     """The tables of a model with their fused optimizers, and how they are used.
 
-    `table_of` gives the configured table of each table of the model, `settings` that table's settings.
+    `table_of` gives the configured table of each table of the model, `settings` that table's settings, and
+    `ids_per_row` how many ids a row has of a feature, if not one.
     """
 
     model: nn.Module
@@ -83,6 +86,7 @@ class TableSet:
     settings: Mapping[str, TableSettings]
     sharders: list[ModuleSharder[nn.Module]]
     rows_per_rank: int
+    ids_per_row: Mapping[str, int]
 
     def collections(self) -> Iterator[tuple[nn.Module, list[Any]]]:
         """Each collection of tables with their torchrec configurations."""
@@ -168,20 +172,24 @@ class _Found(Stats):  # type: ignore[misc]
 
 def _constraints(tables: TableSet, hardware: Hardware) -> dict[str, ParameterConstraints]:
     return {
-        config.name: _constraints_of(tables.settings[tables.table_of[config.name]], hardware, len(config.feature_names))
+        config.name: _constraints_of(
+            tables.settings[tables.table_of[config.name]],
+            hardware,
+            [float(tables.ids_per_row.get(feature, 1)) for feature in config.feature_names],
+        )
         for _, configs in tables.collections()
         for config in configs
     }
 
 
-def _constraints_of(settings: TableSettings, hardware: Hardware, num_features: int) -> ParameterConstraints:
+def _constraints_of(settings: TableSettings, hardware: Hardware, ids_per_row: list[float]) -> ParameterConstraints:
     chosen = settings.sharding
     types = _auto_types(settings, hardware) if chosen.type == "auto" else [chosen.type]
     return ParameterConstraints(
         sharding_types=[TORCHREC_TYPES.get(name, name) for name in types],
         compute_kernels=["dense" if chosen.type == "data_parallel" else chosen.kernel],
         min_partition=chosen.min_columns or MIN_COLUMNS,
-        pooling_factors=[1.0] * num_features,
+        pooling_factors=ids_per_row,
     )
 
 

@@ -9,10 +9,10 @@ from pipeline.errors import ArtifactError
 from pipeline.schema import Schema
 from pipeline.shards.manifest import DatasetIndex
 from pipeline.shards.vocabularies import digest_vocabulary
-from pipeline.train.checkpoint import CheckpointManifest
-from pipeline.train.checkpoint_reader import load_tensors, saved_sizes
-from pipeline.train.initial_weights import table_of as table_of_weight
-from pipeline.train.sharded_tensors import first_rows
+from pipeline.train.checkpoints.checkpoint import CheckpointManifest
+from pipeline.train.checkpoints.reader import load_tensors, saved_sizes
+from pipeline.train.checkpoints.sharded_tensors import first_rows
+from pipeline.train.tables.initial_weights import table_of as table_of_weight
 
 WARM_START_NAME = "warm_start.json"
 

@@ -14,10 +14,10 @@ from torchrec.distributed.types import BoundsCheckMode, ModuleSharder, ShardingP
 
 from pipeline.errors import ConfigError
 from pipeline.train.config import ShardingConfig
-from pipeline.train.misfit import misfit
-from pipeline.train.placement import GIB, Hardware, TableSet, place
-from pipeline.train.plan_text import describe_placement
-from pipeline.train.table_settings import TableSettings
+from pipeline.train.tables.misfit import misfit
+from pipeline.train.tables.placement import GIB, Hardware, TableSet, place
+from pipeline.train.tables.plan_text import describe_placement
+from pipeline.train.tables.settings import TableSettings
 
 
 class _BagSharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]
@@ -53,6 +53,7 @@ def plan_tables(
     sharders: list[ModuleSharder[nn.Module]],
     device: torch.device,
     rows_per_rank: int,
+    ids_per_row: Mapping[str, int],
 ) -> TablePlan:
     """The placement of every table, made on rank 0 and sent to all. Needs a process group, and the fused optimizers.
 
@@ -63,7 +64,7 @@ def plan_tables(
     """
     outcome: list[TablePlan | ConfigError | None] = [None]
     if dist.get_rank() == 0:
-        tables = TableSet(model, table_of, settings, sharders, rows_per_rank)
+        tables = TableSet(model, table_of, settings, sharders, rows_per_rank, ids_per_row)
         hardware = _this_hardware(config, device)
         placement = place(tables, hardware)
         if placement is None:

@@ -9,12 +9,12 @@ from pipeline.schema import NUM_RESERVED_ROWS, Schema
 from pipeline.shards.manifest import INDEX_NAME, DatasetIndex, LabelStatistics, check_schema, read_index
 from pipeline.train.config import ModelConfig
 from pipeline.train.known_warnings import silence
-from pipeline.train.misfit import misfit
 from pipeline.train.optimizers import fuse_sparse_optimizers
-from pipeline.train.placement import Hardware, TableSet, place
-from pipeline.train.plan_text import describe_placement
-from pipeline.train.sharding import make_sharders
-from pipeline.train.table_settings import check_table_settings, table_settings
+from pipeline.train.tables.misfit import misfit
+from pipeline.train.tables.placement import Hardware, TableSet, place
+from pipeline.train.tables.plan_text import describe_placement
+from pipeline.train.tables.settings import check_table_settings, table_settings
+from pipeline.train.tables.sharding import make_sharders
 
 
 def plan_run(config: RunConfig, hardware: Hardware) -> str:
@@ -46,7 +46,7 @@ def tables_of(config: RunConfig, hardware: Hardware) -> TableSet:
     settings = table_settings(table_of.values(), config.train)
     fuse_sparse_optimizers(model, table_of, settings)
     rows_per_rank = -(-config.train.global_batch_size // hardware.num_ranks)
-    tables = TableSet(model, table_of, settings, make_sharders(), rows_per_rank)
+    tables = TableSet(model, table_of, settings, make_sharders(), rows_per_rank, config.data_schema.max_ids_per_row)
     check_table_settings(settings, hardware.device, tables.attended())
     return tables
 

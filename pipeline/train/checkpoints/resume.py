@@ -10,7 +10,7 @@ import torch.distributed as dist
 from pipeline.files import write_json
 from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import DatasetIndex
-from pipeline.train.checkpoint import (
+from pipeline.train.checkpoints.checkpoint import (
     REMEDY,
     CheckpointManifest,
     DamagedCheckpointError,
@@ -19,9 +19,9 @@ from pipeline.train.checkpoint import (
     read_manifest,
     set_aside,
 )
-from pipeline.train.checkpoint_reader import load_tensors
-from pipeline.train.roll_call import RollCall
-from pipeline.train.warm_start import WARM_START_NAME, warm_start
+from pipeline.train.checkpoints.reader import load_tensors
+from pipeline.train.checkpoints.warm_start import WARM_START_NAME, warm_start
+from pipeline.train.guards.roll_call import RollCall
 
 
 @dataclass

@@ -9,9 +9,9 @@ from torchrec.distributed.planner.types import ShardingOption
 
 from pipeline.errors import ConfigError
 from pipeline.train.config import TableShardingConfig
-from pipeline.train.placement import GIB, Hardware, Placement, TableSet, place
-from pipeline.train.plan_text import describe_nodes, table_gib, type_of
-from pipeline.train.table_settings import check_table_settings
+from pipeline.train.tables.placement import GIB, Hardware, Placement, TableSet, place
+from pipeline.train.tables.plan_text import describe_nodes, table_gib, type_of
+from pipeline.train.tables.settings import check_table_settings
 
 MAX_RANKS = 1024
 MEMORY_PRECISION = 1.02
@@ -57,7 +57,7 @@ def _what_is_missing(tight: Placement, tables: TableSet, hardware: Hardware) -> 
     reserved = f"{memories[kind]:,.1f} GiB less {hardware.reserved_fraction:.0%} reserved"
     what = (
         f"table {table!r} does not fit on {ranks}: {missing:,.1f} GiB of {('GPU', 'host')[kind]} memory are missing on "
-        f"the fullest. That rank has {budgets[kind]:,.1f} GiB for tables ({reserved}) and needs "
+        f"the fullest of them. That rank has {budgets[kind]:,.1f} GiB for tables ({reserved}) and needs "
         f"{usage[rank][kind]:,.1f} GiB, of which {part_of[option.name]:,.1f} GiB are its part of this table, "
         f"{type_of(option)}; the whole table, {rows:,} rows x {width} with {optimizer}, is "
         f"{table_gib(option, optimizer):,.1f} GiB"
@@ -72,7 +72,7 @@ def _place_with_least_memory(tables: TableSet, hardware: Hardware) -> Placement 
         memories = (hardware.device_memory_gib * factor, hardware.host_memory_gib * factor)
         return place(tables, replace(hardware, device_memory_gib=memories[0], host_memory_gib=memories[1]))
 
-    too_little, enough, found = 1.0, 2.0, None
+    too_little, enough = 1.0, 2.0
     while (found := place_with(enough)) is None:
         too_little, enough = enough, enough * 2
         if enough > 2**40:

@@ -18,7 +18,7 @@ from torch.futures import Future
 
 from pipeline.errors import GatehouseError
 from pipeline.files import explaining_space, retry
-from pipeline.train.checkpoint import (
+from pipeline.train.checkpoints.checkpoint import (
     CheckpointManifest,
     FileEntry,
     commit,
@@ -27,7 +27,7 @@ from pipeline.train.checkpoint import (
     partial_folder,
     prune,
 )
-from pipeline.train.sharded_tensors import copy_to_cpu, local_tensors, map_tensors
+from pipeline.train.checkpoints.sharded_tensors import copy_to_cpu, local_tensors, map_tensors
 
 METADATA_NAME = ".metadata"
 # Ranks may differ by this in how long their part takes.

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import TrainingError
-from pipeline.train.roll_call import RollCall
-from pipeline.train.sharded_tensors import local_tensors
+from pipeline.train.checkpoints.sharded_tensors import local_tensors
+from pipeline.train.guards.roll_call import RollCall
 
 GOOD = -1
 BALANCER_PREFIX = "model.balancer."

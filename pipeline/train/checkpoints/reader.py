@@ -16,7 +16,7 @@ from torch.futures import Future
 
 from pipeline.errors import ArtifactError
 from pipeline.files import retry
-from pipeline.train.checkpoint import REMEDY
+from pipeline.train.checkpoints.checkpoint import REMEDY
 
 
 def saved_sizes(checkpoint: Path) -> dict[str, torch.Size]:
