@@ -1,17 +1,23 @@
 """`gatehouse run`: the main job, from raw logs to ranked candidates."""
 
-from jobs.options import ConfigPath, Overrides, Overwrite, Resume, executor_of, load
+from jobs.options import ConfigPath, Fallback, Overrides, Overwrite, Resume, executor_of, load
 from jobs.terminal import print_report, screen
 
 
-def main(config: ConfigPath, set_: Overrides = None, resume: Resume = False, overwrite: Overwrite = False) -> None:
+def main(
+    config: ConfigPath,
+    set_: Overrides = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    fallback: Fallback = False,
+) -> None:
     """Preprocess, train, evaluate and score, in order: raw logs to ranked candidates."""
     run_config = load(config, set_)
     from pipeline.evaluate.run import REPORT_HTML
     from pipeline.run import run
 
     with executor_of(run_config) as executor, screen() as shown:
-        report = run(run_config, executor, shown.start_stage, resume=resume, overwrite=overwrite)
+        report = run(run_config, executor, shown.start_stage, resume=resume, overwrite=overwrite, fallback=fallback)
     print_report(report)
     print(f"report: {run_config.report_dir / REPORT_HTML}")
     if run_config.score is not None:

@@ -13,18 +13,25 @@ from pipeline.preprocess.run import preprocess
 from pipeline.run_config import RunConfig
 from pipeline.score.run import check_score, score
 from pipeline.shards.manifest import INDEX_NAME
-from pipeline.train.run import train
+from pipeline.train.run import check_training, train
 
 # Called with the name of the stage that begins; returns what shows its progress.
 StartStage = Callable[[str], Progress | None]
 
 
 def run(
-    config: RunConfig, executor: Executor, start_stage: StartStage, *, resume: bool = False, overwrite: bool = False
+    config: RunConfig,
+    executor: Executor,
+    start_stage: StartStage,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    fallback: bool = False,
 ) -> dict[str, Any]:
     """Runs every stage the configuration has and returns the evaluation report.
 
-    With `resume`, a complete dataset is kept and training goes on from its newest checkpoint.
+    With `resume`, a complete dataset is kept and training goes on from its newest checkpoint; with `fallback` too, from
+    the one before it if that one is damaged.
 
     Raises:
         UsageError: the workspace holds a run, and neither `resume` nor `overwrite` was asked for.
@@ -32,6 +39,7 @@ def run(
     """
     # Everything that can be wrong without reading a row is found before the first row is read.
     check_model(config.data_schema, config.model)
+    check_training(config)
     if config.score is not None:
         check_score(config)
     has_dataset = (config.dataset_dir / INDEX_NAME).exists()
@@ -39,10 +47,11 @@ def run(
         raise UsageError(
             f"{config.workspace_dir} already holds a run", "add --resume to continue it, or --overwrite to start anew"
         )
-    if not (resume and has_dataset):
+    is_resumed = resume and has_dataset
+    if not is_resumed:
         preprocess(config, executor, start_stage("preprocess"), overwrite=overwrite)
         _forget_results(config)
-    train(config, resume=resume and has_dataset, overwrite=not (resume and has_dataset), progress=start_stage("train"))
+    train(config, resume=is_resumed, overwrite=not is_resumed, fallback=fallback, progress=start_stage("train"))
     report = evaluate(config, progress=start_stage("evaluate"))
     if config.score is not None:
         score(config, overwrite=True, progress=start_stage("score"))

@@ -13,9 +13,9 @@ import torch.multiprocessing as mp
 
 from pipeline.errors import StoppedError
 from pipeline.run_config import RunConfig
+from pipeline.train.guards.stopping import Signals
 from pipeline.train.run import _train_rank
 from pipeline.train.telemetry import read_history
-from pipeline.train.trainer import Signals
 
 NUM_EXCHANGED_PAIRS = 10
 TOLERANCE = 1e-6

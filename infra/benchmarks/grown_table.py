@@ -38,8 +38,8 @@ from pipeline.simulate.run import simulate  # noqa: E402
 from pipeline.train.checkpoints.checkpoint import list_checkpoints  # noqa: E402
 from pipeline.train.checkpoints.reader import load_tensors  # noqa: E402
 from pipeline.train.checkpoints.warm_start import warm_start  # noqa: E402
+from pipeline.train.guards.stopping import Signals  # noqa: E402
 from pipeline.train.run import _train_rank, one_rank_group, train  # noqa: E402
-from pipeline.train.trainer import Signals  # noqa: E402
 
 TABLE = "user_id"
 NUM_ROWS, NUM_NEW, DIM = 1_000_000, 100_000, 64

@@ -33,11 +33,11 @@ from pipeline.train.checkpoints.checkpoint import (
 from pipeline.train.checkpoints.warm_start import WARM_START_NAME
 from pipeline.train.device import rank_device
 from pipeline.train.guards.roll_call import LostRankError
-from pipeline.train.guards.stopping import StopFile, on_sigterm
+from pipeline.train.guards.stopping import Signals, StopFile, on_sigterm
 from pipeline.train.known_warnings import silence
 from pipeline.train.tables.settings import check_table_settings, table_settings
 from pipeline.train.telemetry import INSPECTIONS_NAME, METRICS_NAME, describe, read_history
-from pipeline.train.trainer import STACKS_FOLDER, Signals, Trainer
+from pipeline.train.trainer import STACKS_FOLDER, Trainer
 
 # What may change between a checkpoint and its resumption without changing the loss curve.
 _FREE_KEYS = {
@@ -255,7 +255,7 @@ def _ray_worker(settings: dict[str, Any]) -> GatehouseError | None:
         _train_rank(config, signals, fallback=settings["fallback"])
     except LostRankError:
         raise
-    except (StoppedError, TrainingError, DamagedCheckpointError) as error:
+    except (ConfigError, StoppedError, TrainingError, DamagedCheckpointError) as error:
         return error
     return None
 

@@ -1,8 +1,6 @@
 """One rank's training: set-up in the one order that works, and the loop."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,15 +15,15 @@ from pipeline.executor import Progress
 from pipeline.files import write_text
 from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import DatasetIndex
-from pipeline.shards.vocabularies import digest_vocabulary
 from pipeline.train.batches import Batches
-from pipeline.train.checkpoints.checkpoint import CheckpointManifest, VocabularyEntry
+from pipeline.train.checkpoints.checkpoint import CheckpointManifest
 from pipeline.train.checkpoints.resume import Position, resume, start_warm
+from pipeline.train.checkpoints.warm_start import describe_vocabularies
 from pipeline.train.checkpoints.writer import CheckpointWriter
 from pipeline.train.distribute import distribute
 from pipeline.train.guards.loss_watch import LossWatch
 from pipeline.train.guards.roll_call import RollCall
-from pipeline.train.guards.stopping import never
+from pipeline.train.guards.stopping import Signals
 from pipeline.train.guards.watchdog import Watchdog
 from pipeline.train.inspection import inspect_step
 from pipeline.train.optimizers import create_state, optimizer_tensors
@@ -36,14 +34,6 @@ from pipeline.train.training_model import TrainingModel
 
 PLAN_NAME = "plan.txt"
 STACKS_FOLDER = "stacks"
-
-
-@dataclass(frozen=True)
-class Signals:
-    """What a run looks for before each step: whether to stop, and whether this rank's machine will be taken away."""
-
-    is_stop_requested: Callable[[], bool] = never
-    is_preempted: Callable[[], bool] = never
 
 
 class Trainer:
@@ -94,7 +84,7 @@ class Trainer:
         self.step = TrainingStep(self.model, training_model, self.optimizer, self.settings, self.batches.num_steps)
         self.overlapped = OverlappedStep(self.step, device) if self._is_overlapped() else None
         # 5. What an earlier attempt, or an earlier run, reached. 6. Records from there on.
-        self.vocabularies = self._vocabularies()
+        self.vocabularies = describe_vocabularies(index, config.dataset_dir)
         self.position = self._restore()
         self.saved_step = self.position.step
         self.losses = LossWatch(
@@ -180,15 +170,6 @@ class Trainer:
             # Such a balancer looks at the same batch twice.
             return self.device.type == "cuda" and not self.step.training_model.balancer.needs_losses_after
         return self.settings.pipeline == "sparse_dist"
-
-    def _vocabularies(self) -> dict[str, VocabularyEntry]:
-        tables = self.index.data_schema.table_owners()
-        digests = {
-            table: digest_vocabulary(self.config.dataset_dir, table)
-            for table, owner in tables.items()
-            if not owner.num_hash_buckets
-        }
-        return {table: VocabularyEntry(**digest._asdict()) for table, digest in digests.items()}
 
     def _restore(self) -> Position:
         # What is not there is not restored: Adam makes its state at its first step.

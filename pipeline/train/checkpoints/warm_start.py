@@ -9,7 +9,7 @@ from pipeline.errors import ArtifactError
 from pipeline.schema import Schema
 from pipeline.shards.manifest import DatasetIndex
 from pipeline.shards.vocabularies import digest_vocabulary
-from pipeline.train.checkpoints.checkpoint import CheckpointManifest
+from pipeline.train.checkpoints.checkpoint import CheckpointManifest, VocabularyEntry
 from pipeline.train.checkpoints.reader import load_tensors, saved_sizes
 from pipeline.train.checkpoints.sharded_tensors import first_rows
 from pipeline.train.tables.initial_weights import table_of as table_of_weight
@@ -65,6 +65,15 @@ def warm_start(
         "left_out": sorted(sizes.keys() - loaded.keys()),
         "changed_tables": sorted(changed),
     }
+
+
+def describe_vocabularies(index: DatasetIndex, dataset_dir: Path) -> dict[str, VocabularyEntry]:
+    """What a checkpoint keeps of the vocabularies it was trained with, by table."""
+    owners = index.data_schema.table_owners()
+    digests = {
+        table: digest_vocabulary(dataset_dir, table) for table, owner in owners.items() if not owner.num_hash_buckets
+    }
+    return {table: VocabularyEntry(**digest._asdict()) for table, digest in digests.items()}
 
 
 def describe_warm_start(workspace: Path) -> list[str]:

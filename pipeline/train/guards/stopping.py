@@ -5,17 +5,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 # Looking for a file on shared storage costs a round trip.
 LOOK_SECONDS = 1.0
 
-StopRequested = Callable[[], bool]
-
 
 def never() -> bool:
     return False
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What a run looks for: before each step whether to stop, now and then whether a machine of it will be taken."""
+
+    is_stop_requested: Callable[[], bool] = never
+    is_preempted: Callable[[], bool] = never
 
 
 @contextmanager

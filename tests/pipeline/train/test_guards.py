@@ -18,11 +18,10 @@ from pipeline.errors import TrainingError
 from pipeline.shards.manifest import read_index
 from pipeline.train.checkpoints.checkpoint import list_checkpoints, read_manifest
 from pipeline.train.guards.loss_watch import LossWatch
-from pipeline.train.guards.stopping import StopFile, on_sigterm
+from pipeline.train.guards.stopping import Signals, StopFile, on_sigterm
 from pipeline.train.guards.watchdog import Watchdog
 from pipeline.train.prefetch import DEPTH, prefetched
 from pipeline.train.run import _train_rank, one_rank_group
-from pipeline.train.trainer import Signals
 
 WAIT_SECONDS = 20
 

@@ -288,7 +288,14 @@ def plan_here(config: RunConfig, sharding: ShardingConfig) -> str:
     tables = tables_of(config, hardware)
     cpu = torch.device("cpu")
     return plan_tables(
-        tables.model, tables.table_of, tables.settings, sharding, tables.sharders, cpu, tables.rows_per_rank, tables.ids_per_row
+        tables.model,
+        tables.table_of,
+        tables.settings,
+        sharding,
+        tables.sharders,
+        cpu,
+        tables.rows_per_rank,
+        tables.ids_per_row,
     ).text
 
 

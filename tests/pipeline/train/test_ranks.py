@@ -23,12 +23,20 @@ def one_rank(make_config: Any) -> RunConfig:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["table_wise", "row_wise"])
-def test_two_ranks_have_the_losses_and_the_evaluation_of_one(
-    one_rank: RunConfig, make_config: Any, tmp_path: Path, sharding: str
+@pytest.mark.parametrize(
+    ("num_ranks", "sharding"),
+    [
+        (2, {"default": "table_wise"}),
+        (2, {"default": "row_wise"}),
+        (4, {"tables": {"user_id": "row_wise", "item_id": "data_parallel", "*": "table_wise"}}),
+    ],
+    ids=["2 table_wise", "2 row_wise", "4 mixed"],
+)
+def test_more_ranks_have_the_losses_and_the_evaluation_of_one(
+    one_rank: RunConfig, make_config: Any, tmp_path: Path, num_ranks: int, sharding: dict[str, Any]
 ) -> None:
-    config = make_config("two ranks", train={"sharding": {"default": sharding}})
-    history = train_on_ranks(config, 2, tmp_path / "store")
+    config = make_config("more ranks", train={"sharding": sharding})
+    history = train_on_ranks(config, num_ranks, tmp_path / "store")
     reference = read_history(one_rank.workspace_dir)
     steps = [record for record in reference if record["kind"] == "train"][:NUM_STEPS]
     assert len(steps) == NUM_STEPS
