@@ -174,7 +174,9 @@ class TrainConfig(Section):
     checkpoint_every_steps: int | None = Field(None, ge=1, description="default: with each validation")
     keep_checkpoints: int = Field(2, ge=1, description="the newest ones; the best one is kept besides")
     checkpoint_in_background: bool = Field(True, description="needs host memory for a copy of the rank's tables")
-    warm_start: str | None = Field(None, description="the checkpoint of an earlier run to start from; tables may have grown since")
+    warm_start: str | None = Field(
+        None, description="the checkpoint of an earlier run to start from; tables may be larger now"
+    )
     record_rows: bool = Field(False, description="writes down the row keys of every step, for audits")
     log_every_steps: int = Field(20, ge=1)
     inspect_every_steps: int | None = Field(50, ge=1, description="looks at gates and gradients; null: never")
