@@ -1,5 +1,6 @@
 """The options that verbs share, and the loading of a run's configuration."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -8,6 +9,9 @@ import typer
 
 from pipeline.executor import Executor, InProcessExecutor
 from pipeline.run_config import RunConfig, load_run_config
+
+# Beyond these the interpreter's lock is what threads wait for.
+MAX_THREADS = 4
 
 ConfigPath = Annotated[str, typer.Option("--config", help="The YAML file of the run.", metavar="FILE")]
 Overrides = Annotated[
@@ -39,7 +43,7 @@ def executor_of(config: RunConfig) -> Iterator[Executor]:
     num_ranks = config.train.num_ranks or 1
     num_cpus = max(config.cluster.num_cpus, num_ranks)
     if config.cluster.address is None and num_cpus == 1:
-        yield InProcessExecutor()
+        yield InProcessExecutor(min(len(os.sched_getaffinity(0)), MAX_THREADS))
         return
     from jobs.ray_executor import RayExecutor
 

@@ -1,6 +1,9 @@
 """How a stage maps a function over its work items: in this process here, on a cluster elsewhere."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -20,7 +23,24 @@ class Executor(Protocol):
 
 
 class InProcessExecutor:
-    """One item after the other, in the calling process."""
+    """In the calling process, on some threads: Arrow and numpy leave the interpreter free while they compute."""
+
+    def __init__(self, num_threads: int = 1) -> None:
+        self.num_threads = num_threads
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        return map(function, items)
+        """As above; no more items are under way than there are threads."""
+        if self.num_threads == 1:
+            yield from map(function, items)
+            return
+        waiting = iter(items)
+        with ThreadPoolExecutor(self.num_threads) as pool:
+            running = deque(pool.submit(function, item) for item in islice(waiting, self.num_threads))
+            try:
+                while running:
+                    result = running.popleft().result()
+                    running.extend(pool.submit(function, item) for item in islice(waiting, 1))
+                    yield result
+            finally:
+                for future in running:
+                    future.cancel()

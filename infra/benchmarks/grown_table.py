@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 from pipeline.config import build, read_config  # noqa: E402
 from pipeline.errors import StoppedError  # noqa: E402
 from pipeline.executor import InProcessExecutor  # noqa: E402
+from pipeline.preprocess.hashing import hash64  # noqa: E402
 from pipeline.preprocess.run import preprocess  # noqa: E402
 from pipeline.preprocess.vocabulary import FILE_SCHEMA, Vocabulary  # noqa: E402
 from pipeline.run_config import RunConfig  # noqa: E402
@@ -98,9 +99,9 @@ def _config(folder: Path, name: str, **train_changes: Any) -> RunConfig:
 def _set_users(config: RunConfig, num_rows: int, users: np.ndarray) -> None:
     """Gives the log's rows these users, of a vocabulary that fills the table."""
     values = [f"user {number}" for number in range(num_rows - NUM_RESERVED_ROWS)]
-    Vocabulary(pa.table([values, [1] * len(values)], schema=FILE_SCHEMA)).save(
-        vocabulary_path(config.dataset_dir, TABLE)
-    )
+    columns = [pa.array(values), pa.array([1] * len(values)), pa.array(hash64(pa.array(values)))]
+    batch = pa.RecordBatch.from_arrays(columns, schema=FILE_SCHEMA)
+    Vocabulary((batch,)).save(vocabulary_path(config.dataset_dir, TABLE))
     index, shards, done = read_index(config.dataset_dir), [], 0
     for shard in index.shards:
         path = config.dataset_dir / shard.path

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline.evaluate.data import data_section
 from pipeline.evaluate.inspections import cosine_panels, expert_levels, gradient_figures
 from pipeline.evaluate.metrics import METRICS
 from pipeline.evaluate.plots import draw_calibration, draw_training
@@ -24,13 +25,14 @@ def render_html(
     training_history: Sequence[Mapping[str, Any]],
     inspections: Sequence[Mapping[str, Any]],
     ranked_sample: Mapping[str, Any] | None,
+    statistics: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the report as one page that needs no other file and no network; equal input gives equal bytes.
 
     `training_history` has one record per measured step: {"step", "epoch", "kind": "train" or "validation", "losses":
     {task: loss}, "total"}; a later record of the same step and kind replaces an earlier one. `inspections` are the
     records of inspections.jsonl, in order of steps. `ranked_sample` is {"columns", "rows"}, with the request in the
-    first column.
+    first column. `statistics` is the content of the dataset's statistics.json.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -56,6 +58,7 @@ def render_html(
         gradients=gradient_figures(inspections),
         cosines=cosine_panels(inspections),
         ranked_sample=ranked_sample,
+        data=data_section(statistics) if statistics else None,
         format_value=format_value,
         format_fraction=format_fraction,
         format_cell=_format_cell,

@@ -179,6 +179,26 @@ def draw_mean_weights(name: str, mixture: Mapping[str, Any]) -> str:
         return _to_svg(figure, name, "; ".join(rows) + ".")
 
 
+def draw_bars(name: str, counts: Sequence[int], description: str) -> str:
+    """One bar per count, with no axes: small enough for a cell of a table, where a page may have hundreds."""
+    width, height = 100.0, 28.0
+    step = min(width / len(counts), 12.0)
+    tallest = max(1, *counts)
+    # A count that is not 0 is never invisible.
+    heights = [max(1.0, height * count / tallest) if count else 0.0 for count in counts]
+    bar_width = step - min(1.0, step / 4)
+    bars = "".join(
+        f"M{place * step:.2f} {height:g}v{-bar:.2f}h{bar_width:.2f}V{height:g}z"
+        for place, bar in enumerate(heights)
+        if bar
+    )
+    title = escape(f"{name[:1].upper()}{name[1:]}: {description}.")
+    return (
+        f'<svg role="img" aria-label="{title}" width="{width:g}" height="{height:g}" '
+        f'viewBox="0 0 {width:g} {height:g}"><title>{title}</title><path fill="{BLUE}" d="{bars}"/></svg>'
+    )
+
+
 def _describe(kind: str, curve: Mapping[int, float]) -> str:
     best = min(curve, key=lambda step: curve[step])
     last = list(curve)[-1]

@@ -1,9 +1,9 @@
-"""The `preprocess` section: where the raw log and its tables lie, and how rows are split."""
+"""The `preprocess` section: where the raw log and its tables lie, how rows are split, and what they must hold."""
 
 from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from pipeline.config import Section
 
@@ -74,8 +74,60 @@ class OrderSplit(_FractionSplit):
 SplitConfig = Annotated[TimeSplit | HashSplit | OrderSplit, Field(discriminator="kind")]
 
 
+class ColumnContract(Section):
+    """What every row of a column must hold. Values are compared as texts: 3 and "3.0" are the same."""
+
+    type: Literal["integer", "number", "text", "boolean", "time", "list"] | None = Field(
+        None, description="the texts of a CSV or JSON-lines file must parse as it; other files must have the type"
+    )
+    nullable: bool = Field(True, description="whether a row may have null or NaN")
+    range: tuple[FiniteFloat | None, FiniteFloat | None] = Field(
+        (None, None), description="the lowest and the highest number allowed; null leaves an end open"
+    )
+    allowed: Annotated[tuple[str | int | float | bool, ...], Field(min_length=1)] | None = Field(
+        None, description="the only values allowed, of a list column in its lists"
+    )
+
+    @model_validator(mode="after")
+    def _range_holds(self) -> "ColumnContract":
+        low, high = self.range
+        if low is not None and high is not None and low > high:
+            raise ValueError("the lower end of range is above the upper end")
+        if self.range != (None, None) and self.type not in (None, "integer", "number"):
+            raise ValueError(f"range applies to numbers, and the type is {self.type}")
+        return self
+
+
+class DriftConfig(Section):
+    """How far the training rows may be from those of the previous dataset, and what happens when they are further."""
+
+    previous: str | None = Field(None, description="the previous dataset's folder, or its statistics.json")
+    max_psi: float = Field(0.25, gt=0, description="the population stability index of a feature's values")
+    max_unseen_rate_increase: float = Field(0.1, ge=0, le=1, description="in the share of unseen values of the test")
+    max_null_rate_increase: float = Field(0.1, ge=0, le=1, description="in the share of nulls of a feature")
+    max_label_rate_change: float = Field(0.25, ge=0, description="in a task's mean label, as a share of the previous")
+    action: Literal["warn", "stop"] = "warn"
+
+
+class ContractConfig(Section):
+    """What the raw rows must hold, and what happens to those that do not."""
+
+    columns: dict[str, ColumnContract] = Field(default_factory=dict, description="by column, of the log or joined")
+    bad_rows: Literal["error", "quarantine"] = Field(
+        "error", description="the first bad row stops the run, or bad rows are put into a file beside the shards"
+    )
+    labels: Literal["error", "quarantine", "ignore"] = Field(
+        "error", description="of rows with label 1 in a task and 0 in the task that is its space"
+    )
+    max_quarantine_fraction: float = Field(0.01, ge=0, le=1, description="of all rows; more of them stop the run")
+    drift: DriftConfig = DriftConfig()
+
+
 class PreprocessConfig(Section):
     log: SourceConfig
     tables: tuple[TableConfig, ...] = ()
     split: SplitConfig
-    rows_per_partition: int = Field(250_000, ge=1, description="the unit of work; one shard per partition and split")
+    rows_per_partition: int = Field(250_000, ge=1, description="the unit of work of the first pass")
+    rows_per_shard: int = Field(250_000, ge=1, description="at most; the shards of a split are equal within a row")
+    shuffle: bool = Field(False, description="rows of a partition go to the shards of their split in random order")
+    contract: ContractConfig = ContractConfig()

@@ -1,23 +1,27 @@
-"""The second pass: one part of the log to encoded rows, and from there to one shard per split."""
+"""The second pass: staged rows to encoded rows, as many in each shard as the configuration asks for."""
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.preprocess.keys import to_key
-from pipeline.preprocess.labels import read_weights
-from pipeline.preprocess.log import Part, RawLog, RawRows
+from pipeline.preprocess.stage import NUMBER_PREFIX, StagedPart, map_batches, write_staged
 from pipeline.preprocess.survey import Counts
 from pipeline.preprocess.transform import FittedTransform
-from pipeline.schema import UNSEEN_ROW, CategoricalFeature
+from pipeline.schema import NULL_ROW, UNSEEN_ROW
 from pipeline.shards.manifest import (
     KEY_PREFIX,
+    LABELS_COLUMN,
     SPARSE_PREFIX,
     SPLITS,
+    WEIGHT_COLUMN,
     ShardEntry,
     Split,
     shard_schema,
@@ -25,48 +29,132 @@ from pipeline.shards.manifest import (
 from pipeline.shards.writer import write_shard
 
 
+class Piece(NamedTuple):
+    """Neighbouring rows of a staged part."""
+
+    number: int
+    first_row: int
+    num_rows: int
+
+
+class ShardPlan(NamedTuple):
+    """What one shard is made of; with a seed its rows are in random order."""
+
+    name: str
+    split: Split
+    pieces: tuple[Piece, ...]
+    shuffle_seed: tuple[int, ...] | None
+
+
 @dataclass
 class Written:
-    """The shards of one part, how many values in them were unseen in training, and its first and last time."""
+    """A shard, how many values in it were unseen in training, and its first and last time."""
 
-    shards: list[ShardEntry] = field(default_factory=list)
+    shard: ShardEntry
     counts: Counts = field(default_factory=Counter)
     times: list[pa.Scalar] = field(default_factory=list)
 
 
-def shard_name(split: Split, number: int) -> str:
-    return f"{split}-{number:05d}.arrow"
+def plan_shards(
+    rows_by_part: Sequence[Sequence[int]], rows_per_shard: int, shuffle_seed: int | None
+) -> list[ShardPlan]:
+    """The shards of every split, given each part's rows by split (in the order of `SPLITS`).
+
+    A shard takes the rows of the parts one after the other, and all are equal within a row. To shuffle, each takes an
+    equal share of every part instead, whose rows lie in random order, and is then put in random order itself.
+    """
+    plans = []
+    for place, split in enumerate(SPLITS):
+        starts = [sum(rows[:place]) for rows in rows_by_part]
+        pieces = [
+            Piece(n, start, rows[place]) for n, (start, rows) in enumerate(zip(starts, rows_by_part, strict=True))
+        ]
+        total = sum(piece.num_rows for piece in pieces)
+        num_shards = -(-total // rows_per_shard)
+        bounds = [total * number // num_shards for number in range(num_shards + 1)] if num_shards else [0]
+        for number, (first, end) in enumerate(pairwise(bounds)):
+            name, seed = f"{split}-{number:05d}.arrow", None
+            if shuffle_seed is None:
+                chosen = tuple(_cut(pieces, first, end))
+            else:
+                chosen, seed = tuple(_share(pieces, number, num_shards)), (shuffle_seed, place, number)
+            plans.append(ShardPlan(name, split, chosen, seed))
+    return plans
 
 
-def write_part(
-    log: RawLog, fitted: FittedTransform, key_types: dict[str, pa.DataType], dataset_dir: Path, part: Part
+def _share(pieces: Sequence[Piece], number: int, num_shares: int) -> Iterator[Piece]:
+    for piece in pieces:
+        low, high = (piece.num_rows * place // num_shares for place in (number, number + 1))
+        if low < high:
+            yield Piece(piece.number, piece.first_row + low, high - low)
+
+
+def _cut(pieces: Sequence[Piece], first: int, end: int) -> Iterator[Piece]:
+    place = 0
+    for piece in pieces:
+        low, high = max(first, place), min(end, place + piece.num_rows)
+        if low < high:
+            yield Piece(piece.number, piece.first_row + low - place, high - low)
+        place += piece.num_rows
+
+
+def look_up_part(fitted: FittedTransform, folder: Path, number: int) -> None:
+    """Writes the table row of each distinct text of a staged part, the null row last in each table."""
+    staged = StagedPart(folder, number)
+    ids = []
+    for encoding, texts in zip(fitted.encodings.values(), map_batches(staged.texts_path), strict=True):
+        rows = np.append(encoding.rows_of(texts.column("value"), np.asarray(texts.column("hash"))), NULL_ROW)
+        ids.append(pa.RecordBatch.from_arrays([pa.array(rows)], names=["id"]))
+    write_staged(staged.ids_path, ids)
+
+
+def write_planned(
+    fitted: FittedTransform, key_types: dict[str, pa.DataType], folder: Path, dataset_dir: Path, plan: ShardPlan
 ) -> Written:
-    """Reads, joins, splits and encodes one part, and writes a shard for each split that has rows in it."""
-    rows = log.read(part)
-    encoded = _encode(rows, fitted, key_types)
-    written = Written()
-    if log.schema.keys.time and len(encoded):
+    """Encodes the rows of one shard and writes it."""
+    tables = [_encode(fitted, key_types, StagedPart(folder, piece.number), piece) for piece in plan.pieces]
+    encoded = pa.concat_tables(tables).combine_chunks()
+    if plan.shuffle_seed is not None:
+        order = np.random.Generator(np.random.PCG64(plan.shuffle_seed)).permutation(len(encoded))
+        encoded = encoded.take(pa.array(order))
+    written = Written(write_shard(dataset_dir / plan.name, encoded, plan.split))
+    if "time" in key_types:
         ends = pc.min_max(encoded.column(KEY_PREFIX + "time"))
         written.times = [ends[end] for end in ("min", "max") if ends[end].is_valid]
-    for place, split in enumerate(SPLITS):
-        chosen = encoded.filter(pa.array(rows.splits == place))
-        for feature in log.schema.sparse_features:
-            ids = chosen.column(SPARSE_PREFIX + feature.name)
-            ids = ids if isinstance(feature, CategoricalFeature) else pc.list_flatten(ids)
-            written.counts["features", feature.name, "unseen", split] = int(np.sum(np.asarray(ids) == UNSEEN_ROW))
-        if len(chosen):
-            written.shards.append(write_shard(dataset_dir / shard_name(split, part.number), chosen, split))
+    for feature in fitted.schema.sparse_features:
+        ids = encoded.column(SPARSE_PREFIX + feature.name)
+        ids = pc.list_flatten(ids) if pa.types.is_list(ids.type) else ids
+        unseen = int(np.sum(np.asarray(ids) == UNSEEN_ROW))
+        written.counts["features", feature.name, "unseen", plan.split] = unseen
     return written
 
 
-def _encode(rows: RawRows, fitted: FittedTransform, key_types: dict[str, pa.DataType]) -> pa.Table:
-    features = fitted.encode_features(rows.table, rows.source, rows.first_row)
-    keys = []
-    for role, column in fitted.schema.keys.model_dump().items():
-        if column:
-            keys.append(to_key(rows.table.column(column), key_types[role], f"key {role}: column {column!r}"))
-    labels = [fitted.encode_labels(rows.table, rows.source, rows.first_row)]
-    if fitted.schema.weight:
-        labels.append(pa.array(read_weights(fitted.schema.weight, rows.table, rows.source, rows.first_row)))
+def _encode(fitted: FittedTransform, key_types: dict[str, pa.DataType], staged: StagedPart, piece: Piece) -> pa.Table:
+    rows = staged.read_rows(piece.first_row, piece.num_rows)
     schema = shard_schema(fitted.schema, fitted.table_rows, key_types)
-    return pa.Table.from_arrays([*features.columns, *labels, *keys], schema=schema)
+    batches = map_batches(staged.ids_path) if fitted.encodings else []
+    ids = {table: np.asarray(own.column("id")) for table, own in zip(fitted.encodings, batches, strict=True)}
+    columns: list[pa.Array | pa.ChunkedArray] = []
+    for feature in fitted.schema.sparse_features:
+        type_ = schema.field(SPARSE_PREFIX + feature.name).type
+        columns.append(_ids_of(rows.column(SPARSE_PREFIX + feature.name), ids[feature.table_name], type_))
+    if fitted.schema.numeric_features:
+        numbers = {f.name: rows.column(NUMBER_PREFIX + f.name).to_numpy() for f in fitted.schema.numeric_features}
+        columns.append(fitted.dense_of(numbers, piece.num_rows))
+    columns.append(rows.column(LABELS_COLUMN))
+    if fitted.schema.weight:
+        columns.append(rows.column(WEIGHT_COLUMN))
+    for role, type_ in key_types.items():
+        columns.append(to_key(rows.column(KEY_PREFIX + role), type_, f"key {role}"))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _ids_of(places: pa.ChunkedArray, ids: np.ndarray, type_: pa.DataType) -> pa.Array:
+    """The table rows of staged places: of single values, or of lists."""
+    if not pa.types.is_list(type_):
+        return pa.array(ids[places.to_numpy()], type_)
+    lists = places.combine_chunks()
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    offsets = lists.offsets.to_numpy()
+    values = pa.array(ids[lists.flatten().to_numpy(zero_copy_only=False)], type_.value_type)
+    return pa.ListArray.from_arrays(pa.array(offsets - offsets[0]), values).cast(type_)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pipeline.config import nearest
 from pipeline.errors import DataError
 from pipeline.preprocess.config import SourceConfig
+from pipeline.preprocess.text import is_text
 
 Format = Literal["parquet", "csv", "arrow", "jsonl"]
 ENDINGS: dict[str, Format] = {
@@ -70,8 +71,12 @@ def count_group_rows(source: SourceConfig, file: Path) -> list[int] | None:
                 return None
 
 
-def read_file(source: SourceConfig, file: Path, columns: Sequence[str], groups: Sequence[int]) -> pa.Table:
+def read_file(
+    source: SourceConfig, file: Path, columns: Sequence[str], groups: Sequence[int], *, keep_dictionaries: bool = False
+) -> pa.Table:
     """The given columns of one file, in the given order; of a Parquet or Arrow file only the given groups.
+
+    `keep_dictionaries` reads the texts of a Parquet file as they mostly lie there, as places in the distinct ones.
 
     Raises:
         DataError: the file cannot be read, or a column is not there or is there twice.
@@ -85,8 +90,9 @@ def read_file(source: SourceConfig, file: Path, columns: Sequence[str], groups: 
         check_columns(columns, read_column_names(source, file), file)
         match format_:
             case "parquet":
-                with pq.ParquetFile(file) as parquet:
-                    table = parquet.read_row_groups(list(groups), columns=list(columns))
+                texts = [field.name for field in pq.read_schema(file) if keep_dictionaries and is_text(field.type)]
+                with pq.ParquetFile(file, read_dictionary=texts) as parquet:
+                    table = parquet.read_row_groups(list(groups), columns=list(columns), use_threads=False)
             case "arrow":
                 table = _read_batches(file, columns, groups)
             case _:

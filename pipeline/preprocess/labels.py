@@ -1,6 +1,8 @@
 """Labels and row weights: checking and reading them, and on which rows a task is defined."""
 
+import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -9,12 +11,16 @@ import pyarrow.compute as pc
 from pipeline.errors import ConfigError, DataError
 from pipeline.preprocess.normalize import parse_numbers
 from pipeline.preprocess.sources import locate
-from pipeline.preprocess.text import as_codes, as_text
+from pipeline.preprocess.text import as_codes, as_text, is_text
 from pipeline.schema import LabelValue, Schema, TaskSchema
 
 BINARY_TEXTS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
-# Of a value that is no label.
+# Of a text that is no label.
 WRONG = -1.0
+# Characters of no number and no time.
+FOREIGN = r"[^-+.:0-9eEinfatyINFATYZ ]"
+# A value longer than this is cut in messages.
+MAX_SHOWN = 80
 
 
 def check_classes(schema: Schema) -> None:
@@ -31,6 +37,15 @@ def check_classes(schema: Schema) -> None:
             names[text] = name
 
 
+class Judged(NamedTuple):
+    """A column of labels or weights: float64 values, NaN for null and where wrong, and the rule for them."""
+
+    values: np.ndarray
+    is_wrong: np.ndarray
+    rule: str
+    fix: str
+
+
 def read_labels(schema: Schema, table: pa.Table, source: str, first_row: int = 0) -> dict[str, np.ndarray]:
     """The float64 labels of each task, NaN for null; that of a multiclass task is the place of the class.
 
@@ -39,43 +54,58 @@ def read_labels(schema: Schema, table: pa.Table, source: str, first_row: int = 0
     Raises:
         DataError: a value is no label of the task's kind.
     """
-    read = {
-        "binary": _read_binary,
-        "multiclass": _read_multiclass,
-        "regression": _read_regression,
-        "watch_time": _read_watch_time,
-    }
-    return {task.name: read[task.kind](task, table, source, first_row) for task in schema.tasks}
-
-
-def _read_binary(task: TaskSchema, table: pa.Table, source: str, first_row: int) -> np.ndarray:
-    if task.positive is None:
-        labels = _look_up(task, table, source, BINARY_TEXTS, WRONG)
-    else:
-        labels = _look_up(task, table, source, {_text_of(task.positive): 1.0}, 0.0)
-    fix = "give `positive`, the value that counts as 1, or correct the column"
-    _refuse(labels == WRONG, task, table, source, first_row, "a binary label is 0, 1 or null", fix)
+    labels = {}
+    for task in schema.tasks:
+        judged = judge_labels(task, table, source)
+        _refuse(judged, f"task {task.name!r}: label", table, task.label, source, first_row)
+        labels[task.name] = judged.values
     return labels
 
 
-def _read_multiclass(task: TaskSchema, table: pa.Table, source: str, first_row: int) -> np.ndarray:
+def judge_labels(task: TaskSchema, table: pa.Table, source: str) -> Judged:
+    """The labels of one task as `read_labels` reads them, with the rows whose value is no label.
+
+    Raises:
+        DataError: the column's type holds no label.
+    """
+    match task.kind:
+        case "binary":
+            return _judge_binary(task, table, source)
+        case "multiclass":
+            return _judge_multiclass(task, table, source)
+        case "regression":
+            return _judge_number(task, table, source, "a regression label is a finite number or null", -math.inf)
+        case "watch_time":
+            return _judge_number(task, table, source, "a watch time is a finite number of at least 0, or null", 0.0)
+
+
+def _judge_binary(task: TaskSchema, table: pa.Table, source: str) -> Judged:
+    if task.positive is None:
+        known, other = BINARY_TEXTS, WRONG
+    else:
+        known, other = {_text_of(task.positive): 1.0}, 0.0
+    fix = "give `positive`, the value that counts as 1, or correct the column"
+    return _look_up(task, table, source, known, other, "a binary label is 0, 1 or null", fix)
+
+
+def _judge_multiclass(task: TaskSchema, table: pa.Table, source: str) -> Judged:
     classes = task.classes or {}
     places = {_text_of(value): float(place) for place, value in enumerate(classes.values())}
-    labels = _look_up(task, table, source, places, WRONG)
     listed = ", ".join(f"{name}: {value}" for name, value in classes.items())
     rule = f"a multiclass label is the value of one of its classes ({listed}) or null"
-    _refuse(labels == WRONG, task, table, source, first_row, rule, "add the value to `classes`, or correct the column")
-    return labels
+    return _look_up(task, table, source, places, WRONG, rule, "add the value to `classes`, or correct the column")
 
 
-def _look_up(task: TaskSchema, table: pa.Table, source: str, known: Mapping[str, float], other: float) -> np.ndarray:
-    """The label of each row by its text: `other` for a text that is not known, NaN for null, WRONG for NaN."""
+def _look_up(
+    task: TaskSchema, table: pa.Table, source: str, known: Mapping[str, float], other: float, rule: str, fix: str
+) -> Judged:
+    """The label of each row by its text: `other` for a text that is not known. NaN is wrong, and null is not."""
     column = table.column(task.label)
     codes, texts = as_codes(column, f"the label of task {task.name!r} in {source}")
     labels: np.ndarray = np.array([*(known.get(text, other) for text in texts.to_pylist()), np.nan])[codes]
     # The code of NaN is that of null, and a label that is NaN was computed wrongly.
-    labels[(codes < 0) & ~np.asarray(pc.is_null(column))] = WRONG
-    return labels
+    is_wrong = (labels == WRONG) | ((codes < 0) & ~np.asarray(pc.is_null(column)))
+    return Judged(np.where(is_wrong, np.nan, labels), is_wrong, rule, fix)
 
 
 def _text_of(value: LabelValue) -> str:
@@ -83,35 +113,11 @@ def _text_of(value: LabelValue) -> str:
     return text
 
 
-def _read_regression(task: TaskSchema, table: pa.Table, source: str, first_row: int) -> np.ndarray:
-    numbers = parse_numbers(table, task.label, f"task {task.name!r}", source, first_row)
+def _judge_number(task: TaskSchema, table: pa.Table, source: str, rule: str, lowest: float) -> Judged:
+    values, is_null = parse_leniently(table, task.label, f"task {task.name!r}", source)
+    is_wrong = ~is_null & ~(values >= lowest)  # also where it is NaN
     fix = "correct the column, or write null where there is no label"
-    rule = "a regression label is a finite number or null"
-    _refuse(numbers.is_non_finite, task, table, source, first_row, rule, fix)
-    return numbers.values
-
-
-def _read_watch_time(task: TaskSchema, table: pa.Table, source: str, first_row: int) -> np.ndarray:
-    numbers = parse_numbers(table, task.label, f"task {task.name!r}", source, first_row)
-    is_wrong = numbers.is_non_finite | (numbers.values < 0)
-    fix = "correct the column, or write null where the time is not known"
-    _refuse(is_wrong, task, table, source, first_row, "a watch time is a finite number of at least 0, or null", fix)
-    return numbers.values
-
-
-def _refuse(
-    is_wrong: np.ndarray, task: TaskSchema, table: pa.Table, source: str, first_row: int, rule: str, fix: str
-) -> None:
-    """Raises a DataError that names the first row (bool) whose label breaks the rule."""
-    if is_wrong.any():
-        value = _show_value(table, task.label, int(np.argmax(is_wrong)), source, first_row)
-        raise DataError(f"task {task.name!r}: label {value}: {rule}", fix)
-
-
-def _show_value(table: pa.Table, column: str, row: int, source: str, first_row: int) -> str:
-    value = table.column(column)[row].as_py()
-    shown = "null" if value is None else repr(value) if isinstance(value, str) else str(value)
-    return f"{shown} in {locate(table, column, row, source, first_row)}"
+    return Judged(np.where(is_wrong, np.nan, values), is_wrong, rule, fix)
 
 
 def read_weights(column: str, table: pa.Table, source: str, first_row: int = 0) -> np.ndarray:
@@ -120,15 +126,85 @@ def read_weights(column: str, table: pa.Table, source: str, first_row: int = 0) 
     Raises:
         DataError: a weight is null, below 0, or no finite number.
     """
-    weights = parse_numbers(table, column, "weight", source, first_row).values
-    is_wrong = ~(weights >= 0)  # also where it is NaN
-    if is_wrong.any():
-        value = _show_value(table, column, int(np.argmax(is_wrong)), source, first_row)
-        raise DataError(
-            f"weight {value}: the weight of a row is a finite number of at least 0",
-            "correct the column; give 1 where a row has no weight of its own",
-        )
-    return weights.astype(np.float32)
+    judged = judge_weights(column, table, source)
+    _refuse(judged, "weight", table, column, source, first_row)
+    return judged.values.astype(np.float32)
+
+
+def judge_weights(column: str, table: pa.Table, source: str) -> Judged:
+    """The weights as `read_weights` reads them, in float64, with the rows whose value is no weight."""
+    values, _ = parse_leniently(table, column, "weight", source)
+    is_wrong = ~(values >= 0)  # also where it is NaN
+    fix = "correct the column; give 1 where a row has no weight of its own"
+    rule = "the weight of a row is a finite number of at least 0"
+    return Judged(np.where(is_wrong, np.nan, values), is_wrong, rule, fix)
+
+
+def _refuse(judged: Judged, what: str, table: pa.Table, column: str, source: str, first_row: int) -> None:
+    """Raises a DataError that names the first wrong row."""
+    if judged.is_wrong.any():
+        value = show_value(table, column, int(np.argmax(judged.is_wrong)), source, first_row)
+        raise DataError(f"{what} {value}: {judged.rule}", judged.fix)
+
+
+def show_value(table: pa.Table, column: str, row: int, source: str, first_row: int) -> str:
+    """A value and where it lies, for messages."""
+    value = table.column(column)[row].as_py()
+    shown = "null" if value is None else repr(value) if isinstance(value, str) else str(value)
+    shown = shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
+    return f"{shown} in {locate(table, column, row, source, first_row)}"
+
+
+def parse_leniently(table: pa.Table, column: str, what: str, source: str) -> tuple[np.ndarray, np.ndarray]:
+    """A column as float64, NaN where it is null or no finite number, and where it is null.
+
+    Raises:
+        DataError: the column's type holds no number.
+    """
+    raw = table.column(column)
+    if is_text(raw.type.value_type if pa.types.is_dictionary(raw.type) else raw.type):
+        texts = numeric_texts(raw)
+        field = table.schema.field(column).with_type(texts.type)
+        table = table.set_column(table.column_names.index(column), field, texts)
+    numbers = parse_numbers(table, column, what, source, 0)
+    return numbers.values, np.asarray(pc.is_null(raw))
+
+
+def numeric_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of texts with null in place of those that are no number, which would end the reading of the others."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return pc.if_else(unparsable(column, pa.float64()), pa.scalar(None, column.type), column)
+
+
+def unparsable(column: pa.ChunkedArray, *types: pa.DataType) -> pa.Array:
+    """Which rows (bool) of a column of texts are not null and parse as none of the types, blanks around them aside."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    texts = pc.utf8_trim_whitespace(column).combine_chunks()
+    if _parses(texts, types[0]):
+        return pa.array(np.zeros(len(texts), bool))
+    encoded = texts.dictionary_encode()
+    distinct = encoded.dictionary
+    is_bad = np.append(np.asarray(pc.match_substring_regex(distinct, FOREIGN)), False)  # the last is that of null
+    ranges = [np.flatnonzero(~is_bad[:-1])]
+    while ranges:
+        places = ranges.pop()
+        if any(_parses(distinct.take(pa.array(places)), type_) for type_ in types):
+            continue
+        if len(places) == 1:
+            is_bad[places] = True
+        else:
+            ranges += np.array_split(places, 2)
+    return pa.array(is_bad[np.asarray(encoded.indices.fill_null(len(distinct)))])
+
+
+def _parses(texts: pa.Array, type_: pa.DataType) -> bool:
+    try:
+        texts.cast(type_)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def to_array(labels: Mapping[str, np.ndarray]) -> pa.FixedSizeListArray:
@@ -146,3 +222,19 @@ def defined_rows(schema: Schema, labels: Mapping[str, np.ndarray]) -> dict[str, 
         defined[task.name] = space & ~np.isnan(labels[task.name])
         in_space[task.name] = space & (labels[task.name] == 1.0)
     return defined
+
+
+def impossible_rows(schema: Schema, labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """On which rows (bool) a binary task inside another has label 1 although that other one is known not to be 1.
+
+    A null label is unknown, and then the next space further up decides.
+    """
+    is_outside: dict[str, np.ndarray] = {}
+    impossible: dict[str, np.ndarray] = {}
+    for task in schema.tasks:
+        own = labels[task.name]
+        above = is_outside[task.space] if task.space else np.zeros(len(own), bool)
+        is_outside[task.name] = (own == 0) | (np.isnan(own) & above)
+        if task.space and task.kind == "binary":
+            impossible[task.name] = (own == 1) & above
+    return impossible

@@ -47,7 +47,7 @@ class RawLog:
     def read(self, part: Part) -> RawRows:
         partition = part.partition
         source = str(partition.path)
-        rows = read_partition(partition, self.columns)
+        rows = read_partition(partition, self.columns, keep_dictionaries=True)
         table, missing = join_tables(rows, self.tables, source)
         splits = assign_splits(table, self.split, part.first_row, self.total_rows, source, partition.first_row)
         return RawRows(table, splits, missing, source, partition.first_row)

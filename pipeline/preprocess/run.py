@@ -1,8 +1,9 @@
-"""The preprocess stage: two passes over the raw log, the first to fit the transform, the second to write the shards."""
+"""The preprocess stage: a pass over the raw log stages its rows and fits the transform, another writes the shards."""
 
+import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -13,16 +14,25 @@ import pyarrow.compute as pc
 from pipeline.config import dump
 from pipeline.errors import UsageError
 from pipeline.executor import Executor, Progress
-from pipeline.files import explaining_space, sync_folder, write_json
-from pipeline.preprocess.encode import Written, write_part
-from pipeline.preprocess.log import open_log
+from pipeline.files import explaining_space, sync_folder, write_json, write_text
+from pipeline.preprocess.distinct import Merged, merge_range, plan_ranges, write_vocabulary
+from pipeline.preprocess.encode import Written, look_up_part, plan_shards, write_planned
+from pipeline.preprocess.log import Part, open_log
+from pipeline.preprocess.sources import list_files
+from pipeline.preprocess.stage import stage_part
 from pipeline.preprocess.statistics import check_findings, describe, label_statistics
-from pipeline.preprocess.survey import Counts, Findings, survey_part
+from pipeline.preprocess.survey import Counts, Survey
+from pipeline.preprocess.transform import FittedTransform
+from pipeline.preprocess.vocabulary import Encoding, HashBuckets, Vocabulary
 from pipeline.run_config import RunConfig
+from pipeline.schema import Schema
 from pipeline.shards.manifest import INDEX_NAME, SPLITS, DatasetIndex, write_index
-from pipeline.shards.vocabularies import VOCABULARIES_FOLDER
+from pipeline.shards.vocabularies import VOCABULARIES_FOLDER, vocabulary_path
 
 STATISTICS_NAME = "statistics.json"
+STAGING_FOLDER = ".staging"
+STAGING_FORMAT = 1
+PLAN_NAME = "work.json"
 
 ResultT = TypeVar("ResultT")
 
@@ -46,35 +56,93 @@ def preprocess(
             f"{dataset_dir} holds a complete dataset", "choose another `workspace`, or overwrite it with --overwrite"
         )
     log, parts = open_log(config, executor)
-    clear_folder(dataset_dir)
+    staging = dataset_dir / STAGING_FOLDER
+    if not _is_the_same_work(staging, config, parts):
+        clear_folder(dataset_dir)
+        write_text(staging / PLAN_NAME, _work(config, parts))
     dump(config, config.workspace_dir)
+    shuffle_seed = config.seed if config.preprocess.shuffle else None
 
-    findings = Findings()
-    for survey in _shown(executor.map(partial(survey_part, log), parts), "partitions read", len(parts), progress):
-        findings.add(survey)
-    check_findings(findings, log.schema, config.preprocess)
-    fitted = findings.fit(log.schema)
-    fitted.save(dataset_dir)
+    survey, rows_by_part = Survey(), []
+    stage = partial(stage_part, log, staging, shuffle_seed)
+    for one in _shown(executor.map(stage, parts), "partitions read", len(parts), progress):
+        survey.add(one)
+        rows_by_part.append([one.num_rows(split) for split in SPLITS])
+    check_findings(survey, log.schema, config.preprocess)
+    fitted, num_distinct = _fit(log.schema, survey, staging, dataset_dir, len(parts), executor)
 
-    key_types = findings.key_types
-    write = partial(write_part, log, fitted, key_types, dataset_dir)
-    written = list(_shown(executor.map(write, parts), "partitions written", len(parts), progress))
+    numbers = range(len(parts))
+    if fitted.encodings:
+        for _ in executor.map(partial(look_up_part, fitted, staging), numbers):
+            pass
+    key_types = survey.unified_keys()
+    plans = plan_shards(rows_by_part, config.preprocess.rows_per_shard, shuffle_seed)
+    write = partial(write_planned, fitted, key_types, staging, dataset_dir)
+    written = list(_shown(executor.map(write, plans), "shards written", len(plans), progress))
     encoded: Counts = Counter()
-    for one in written:
-        encoded.update(one.counts)
-    write_json(dataset_dir / STATISTICS_NAME, describe(log, findings, fitted, encoded))
-    shards = [shard for one in written for shard in one.shards]
+    for shard in written:
+        encoded.update(shard.counts)
+    write_json(dataset_dir / STATISTICS_NAME, describe(log, survey, fitted, encoded, num_distinct))
     index = DatasetIndex(
         schema_fingerprint=log.schema.fingerprint(),
         data_schema=log.schema,
         vocabulary_version=fitted.version,
         table_rows=fitted.table_rows,
-        label_statistics=label_statistics(findings, log.schema),
+        label_statistics=label_statistics(survey, log.schema),
         time_range=_time_range(written, key_types.get("time")),
-        shards=tuple(sorted(shards, key=lambda shard: SPLITS.index(shard.split))),
+        shards=tuple(shard.shard for shard in written),
     )
     write_index(dataset_dir, index)
+    shutil.rmtree(staging)
     return index
+
+
+def _fit(
+    schema: Schema, survey: Survey, staging: Path, dataset_dir: Path, num_parts: int, executor: Executor
+) -> tuple[FittedTransform, dict[str, int]]:
+    """The transform that the training rows make, and how many distinct values each vocabulary was chosen from."""
+    owners = schema.table_owners()
+    open_tables = {table: owner for table, owner in owners.items() if not owner.num_hash_buckets}
+    ranges = plan_ranges({table: survey.num_distinct[table] for table in open_tables})
+    min_counts = {table: owner.min_count for table, owner in open_tables.items()}
+    merge = partial(merge_range, staging, num_parts, list(owners), min_counts, {})
+    merged: dict[str, list[Merged]] = {table: [] for table in open_tables}
+    for one in executor.map(merge, ranges):
+        merged[one.range.table].append(one)
+    for table, owner in open_tables.items():
+        write_vocabulary(staging, merged[table], owner.max_size, None, vocabulary_path(dataset_dir, table))
+    encodings: dict[str, Encoding] = {
+        table: HashBuckets(owner.num_hash_buckets)
+        if owner.num_hash_buckets
+        else Vocabulary.load(vocabulary_path(dataset_dir, table))
+        for table, owner in owners.items()
+    }
+    fitted = FittedTransform(schema, encodings, {name: m.normalization() for name, m in survey.numbers.items()})
+    fitted.save_normalizations(dataset_dir)
+    return fitted, {table: sum(one.num_distinct for one in found) for table, found in merged.items()}
+
+
+def _work(config: RunConfig, parts: Sequence[Part]) -> str:
+    """What decides the bytes of a dataset: the configuration, and the files as they are now."""
+    files = {path: path.stat() for path in sorted({part.partition.path for part in parts})}
+    for table in config.preprocess.tables:
+        source = table.model_copy(update={"path": config.input_path(table.path)})
+        files |= {path: path.stat() for path in list_files(source)}
+    work = {
+        "format": STAGING_FORMAT,
+        "seed": config.seed if config.preprocess.shuffle else None,
+        "schema": config.data_schema.model_dump(mode="json"),
+        "preprocess": config.preprocess.model_dump(mode="json"),
+        "files": [[str(path), found.st_size, found.st_mtime_ns] for path, found in files.items()],
+        "parts": [[str(part.partition.path), part.partition.first_row, part.first_row] for part in parts],
+    }
+    return json.dumps(work, sort_keys=True)
+
+
+def _is_the_same_work(staging: Path, config: RunConfig, parts: Sequence[Part]) -> bool:
+    """Whether an earlier attempt at the same work left staged parts."""
+    path = staging / PLAN_NAME
+    return path.is_file() and path.read_text(encoding="utf-8") == _work(config, parts)
 
 
 def clear_folder(dataset_dir: Path) -> None:
@@ -91,7 +159,8 @@ def clear_folder(dataset_dir: Path) -> None:
         for pattern in (*(f"{split}-*.arrow" for split in SPLITS), STATISTICS_NAME, ".*.partial"):
             for leftover in dataset_dir.glob(pattern):
                 leftover.unlink()
-        shutil.rmtree(dataset_dir / VOCABULARIES_FOLDER, ignore_errors=True)
+        for folder in (VOCABULARIES_FOLDER, STAGING_FOLDER):
+            shutil.rmtree(dataset_dir / folder, ignore_errors=True)
     except OSError as error:
         raise UsageError(f"{dataset_dir} cannot be written: {error}", "choose a `workspace` that can be") from error
 

@@ -103,13 +103,14 @@ def _grouped(group_rows: list[int], rows_per_partition: int) -> Iterator[tuple[t
         yield tuple(groups), rows
 
 
-def read_partition(partition: Partition, columns: Sequence[str]) -> pa.Table:
-    """The rows of a partition with the given columns, in the given order.
+def read_partition(partition: Partition, columns: Sequence[str], *, keep_dictionaries: bool = False) -> pa.Table:
+    """The rows of a partition with the given columns, in the given order; see `read_file` for `keep_dictionaries`.
 
     Raises:
         DataError: the file cannot be read, or a column is not there or is there twice.
     """
-    return read_file(partition.source, partition.path, columns, partition.groups)
+    groups = partition.groups
+    return read_file(partition.source, partition.path, columns, groups, keep_dictionaries=keep_dictionaries)
 
 
 def count_rows(partition: Partition) -> int:

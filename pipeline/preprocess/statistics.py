@@ -6,13 +6,13 @@ from typing import Any
 from pipeline.errors import DataError
 from pipeline.preprocess.config import PreprocessConfig, TimeSplit
 from pipeline.preprocess.log import RawLog
-from pipeline.preprocess.survey import Counts, Findings
+from pipeline.preprocess.survey import Counts, Survey
 from pipeline.preprocess.transform import FittedTransform
 from pipeline.schema import NUM_RESERVED_ROWS, NumericFeature, Schema
 from pipeline.shards.manifest import SPLITS, LabelStatistics
 
 
-def check_findings(findings: Findings, schema: Schema, config: PreprocessConfig) -> None:
+def check_findings(findings: Survey, schema: Schema, config: PreprocessConfig) -> None:
     """Raises a DataError when a split has no rows, or a task no training row that it is defined on and that counts."""
     _check_splits(findings, config)
     for task in schema.tasks:
@@ -42,7 +42,7 @@ def check_findings(findings: Findings, schema: Schema, config: PreprocessConfig)
         )
 
 
-def _check_splits(findings: Findings, config: PreprocessConfig) -> None:
+def _check_splits(findings: Survey, config: PreprocessConfig) -> None:
     rows = {split: findings.num_rows(split) for split in SPLITS}
     if not any(rows.values()):
         raise DataError(f"{config.log.path} holds no row", "give a log with rows")
@@ -60,7 +60,7 @@ def _check_splits(findings: Findings, config: PreprocessConfig) -> None:
     )
 
 
-def label_statistics(findings: Findings, schema: Schema) -> dict[str, LabelStatistics]:
+def label_statistics(findings: Survey, schema: Schema) -> dict[str, LabelStatistics]:
     """Of each task's label, over the training rows on which the task is defined."""
     moments = {task.name: findings.labels[task.name, "train"] for task in schema.tasks}
     return {
@@ -69,8 +69,13 @@ def label_statistics(findings: Findings, schema: Schema) -> dict[str, LabelStati
     }
 
 
-def describe(log: RawLog, findings: Findings, fitted: FittedTransform, encoded: Counts) -> dict[str, Any]:
-    """The content of statistics.json, each count by split; `encoded` are the counts of the second pass."""
+def describe(
+    log: RawLog, findings: Survey, fitted: FittedTransform, encoded: Counts, num_distinct: Mapping[str, int]
+) -> dict[str, Any]:
+    """The content of statistics.json, each count by split.
+
+    `encoded` are the counts of the second pass, `num_distinct` the distinct training values of each vocabulary.
+    """
     content = _as_tree({**findings.counts, **encoded})
     for feature in log.schema.features:
         measures = content["features"][feature.name]
@@ -87,9 +92,9 @@ def describe(log: RawLog, findings: Findings, fitted: FittedTransform, encoded: 
         if "classes" not in content["tasks"][task]:
             content["tasks"][task].setdefault("mean", {})[split] = labels.mean if labels.count else None
     content["tables"] = {name: {"rows": rows} for name, rows in fitted.table_rows.items()}
-    for name, values in findings.values.items():
+    for name, number in num_distinct.items():
         content["tables"][name] |= {
-            "distinct_values": len(values.total()),
+            "distinct_values": number,
             "kept_values": fitted.table_rows[name] - NUM_RESERVED_ROWS,
         }
     return content

@@ -1,165 +1,98 @@
-"""The first pass: what one part of the log tells, and the sum over all parts that the transform is fitted on."""
+"""What one part of the log tells: counts over all rows by split, and what is fitted on its training rows only."""
 
+import base64
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.preprocess.formats import format_of
-from pipeline.preprocess.keys import key_type, unify
-from pipeline.preprocess.labels import defined_rows, read_labels, read_weights
-from pipeline.preprocess.log import Part, RawLog, RawRows
+from pipeline.preprocess.keys import unify
 from pipeline.preprocess.normalize import Moments
-from pipeline.preprocess.split import TimeSpan, time_span
-from pipeline.preprocess.text import Codes
-from pipeline.preprocess.transform import FittedTransform, ListFeature, read_codes, read_lists, read_numbers
-from pipeline.preprocess.vocabulary import Encoding, HashBuckets, ValueCounts, Vocabulary, count_values
-from pipeline.schema import CategoricalFeature, NumericFeature, Schema
+from pipeline.preprocess.split import TimeSpan
 from pipeline.shards.manifest import SPLITS, Split
-
-TRAIN = SPLITS.index("train")
 
 # A count is filed under the path that it has in statistics.json.
 Counts = Counter[tuple[str, ...]]
+SEPARATOR = "\x1f"
 
 
 @dataclass
 class Survey:
-    """Counts over all rows of a part by split; value counts and moments over its training rows only."""
+    """Of one part, or of all of them: `rows` by split, `num_distinct` texts by table."""
 
     counts: Counts = field(default_factory=Counter)
-    values: list[tuple[str, pa.Table]] = field(default_factory=list)
     numbers: dict[str, Moments] = field(default_factory=dict)
     labels: dict[tuple[str, Split], Moments] = field(default_factory=dict)
-    key_types: dict[str, pa.DataType | None] = field(default_factory=dict)
+    key_types: dict[str, list[pa.DataType | None]] = field(default_factory=dict)
     span: TimeSpan | None = None
+    num_distinct: Counter[str] = field(default_factory=Counter)
 
-
-def survey_part(log: RawLog, part: Part) -> Survey:
-    """Reads, joins and splits one part, checks its labels and numbers, and counts.
-
-    Raises:
-        DataError: a value that cannot be used, with its file and row.
-    """
-    rows = log.read(part)
-    survey = Survey(span=time_span(rows.table, log.split))
-    _count(survey.counts, ("rows",), rows.splits)
-    for table, missing in zip(log.tables, rows.missing, strict=True):
-        _count(survey.counts, ("joined_tables", table.path, "missing_keys"), rows.splits[missing])
-    hashed = {table for table, owner in log.schema.table_owners().items() if owner.num_hash_buckets}
-    for feature in log.schema.features:
-        if isinstance(feature, NumericFeature):
-            _survey_numeric(survey, feature, rows)
-            continue
-        if isinstance(feature, CategoricalFeature):
-            codes, splits = _survey_categorical(survey, feature, rows)
-        else:
-            codes, splits = _survey_lists(survey, feature, rows)
-        if feature.table_name not in hashed:
-            training = Codes(codes.codes[splits == TRAIN], codes.texts)
-            survey.values.append((feature.table_name, count_values(training)))
-    _survey_labels(survey, log.schema, rows)
-    for role, column in log.schema.keys.model_dump().items():
-        if column:
-            is_csv = format_of(part.partition.source, part.partition.path) == "csv"
-            survey.key_types[role] = key_type(rows.table.column(column), is_csv, f"key {role}: column {column!r}")
-    return survey
-
-
-def _count(counts: Counts, path: tuple[str, ...], splits: np.ndarray) -> None:
-    """Adds, under `path` and each split, how often the split occurs."""
-    for split, count in zip(SPLITS, np.bincount(splits, minlength=len(SPLITS)), strict=True):
-        counts[(*path, split)] += int(count)
-
-
-def _survey_categorical(survey: Survey, feature: CategoricalFeature, rows: RawRows) -> tuple[Codes, np.ndarray]:
-    """Counts, and returns the values and the split of each."""
-    codes = read_codes(rows.table, feature, rows.source)
-    _count(survey.counts, ("features", feature.name, "nulls"), rows.splits[codes.codes < 0])
-    _count(survey.counts, ("features", feature.name, "values"), rows.splits)
-    return codes, rows.splits
-
-
-def _survey_lists(survey: Survey, feature: ListFeature, rows: RawRows) -> tuple[Codes, np.ndarray]:
-    """Counts, and returns the values of all lists and the split of each value."""
-    lists = read_lists(rows.table, feature, rows.source)
-    splits = np.repeat(rows.splits, lists.lengths)
-    for name, counted in (
-        ("null_lists", rows.splits[lists.is_null]),
-        ("empty_lists", rows.splits[~lists.is_null & (lists.lengths == 0)]),
-        ("cut_lists", rows.splits[lists.is_cut]),
-        ("nulls", splits[lists.values.codes < 0]),
-        ("values", splits),
-    ):
-        _count(survey.counts, ("features", feature.name, name), counted)
-    return lists.values, splits
-
-
-def _survey_numeric(survey: Survey, feature: NumericFeature, rows: RawRows) -> None:
-    numbers = read_numbers(rows.table, feature, rows.source, rows.first_row)
-    _count(survey.counts, ("features", feature.name, "nulls"), rows.splits[numbers.is_null])
-    _count(survey.counts, ("features", feature.name, "non_finite"), rows.splits[numbers.is_non_finite])
-    training = numbers.values[rows.splits == TRAIN]
-    survey.numbers[feature.name] = Moments.of(training[~np.isnan(training)])
-
-
-def _survey_labels(survey: Survey, schema: Schema, rows: RawRows) -> None:
-    labels = read_labels(schema, rows.table, rows.source, rows.first_row)
-    defined = defined_rows(schema, labels)
-    weights = read_weights(schema.weight, rows.table, rows.source, rows.first_row) if schema.weight else None
-    if weights is not None:
-        _count(survey.counts, ("zero_weight_rows",), rows.splits[weights == 0])
-    for task in schema.tasks:
-        own, is_defined = labels[task.name], defined[task.name]
-        _count(survey.counts, ("tasks", task.name, "nulls"), rows.splits[np.isnan(own)])
-        for place, name in enumerate(task.classes or ()):
-            _count(survey.counts, ("tasks", task.name, "classes", name), rows.splits[is_defined & (own == place)])
-        if weights is not None:
-            _count(survey.counts, ("tasks", task.name, "zero_weight_rows"), rows.splits[is_defined & (weights == 0)])
-        for place, split in enumerate(SPLITS):
-            survey.labels[task.name, split] = Moments.of(own[is_defined & (rows.splits == place)])
-
-
-class Findings:
-    """The sum of the surveys of all parts, added in their order, so that it does not depend on who made them."""
-
-    def __init__(self) -> None:
-        self.counts: Counts = Counter()
-        self.values: dict[str, ValueCounts] = {}
-        self.numbers: dict[str, Moments] = {}
-        self.labels: dict[tuple[str, Split], Moments] = {}
-        self.span: TimeSpan | None = None
-        self._key_types: dict[str, list[pa.DataType | None]] = {}
-
-    def add(self, survey: Survey) -> None:
-        self.counts.update(survey.counts)
-        for table, counts in survey.values:
-            self.values.setdefault(table, ValueCounts()).add(counts)
-        for name, moments in survey.numbers.items():
-            self.numbers[name] = self.numbers.get(name, Moments()).merge(moments)
-        for key, moments in survey.labels.items():
-            self.labels[key] = self.labels.get(key, Moments()).merge(moments)
-        for role, type_ in survey.key_types.items():
-            self._key_types.setdefault(role, []).append(type_)
-        if survey.span:
-            self.span = self.span.merge(survey.span) if self.span else survey.span
+    def count(self, path: tuple[str, ...], splits: np.ndarray) -> None:
+        """Adds, under `path` and each split, how often the split occurs."""
+        for split, count in zip(SPLITS, np.bincount(splits, minlength=len(SPLITS)), strict=True):
+            self.counts[(*path, split)] += int(count)
 
     def num_rows(self, split: Split) -> int:
         return self.counts["rows", split]
 
-    @property
-    def key_types(self) -> dict[str, pa.DataType]:
-        """The Arrow type of each key that the schema sets, by role."""
-        return {role: unify(types) for role, types in self._key_types.items()}
+    def add(self, other: "Survey") -> None:
+        """Adds the next part; in the order of the parts, so that sums do not depend on who made them."""
+        self.counts.update(other.counts)
+        self.num_distinct.update(other.num_distinct)
+        for name, moments in other.numbers.items():
+            self.numbers[name] = self.numbers.get(name, Moments()).merge(moments)
+        for key, moments in other.labels.items():
+            self.labels[key] = self.labels.get(key, Moments()).merge(moments)
+        for role, types in other.key_types.items():
+            self.key_types.setdefault(role, []).extend(types)
+        if other.span:
+            self.span = self.span.merge(other.span) if self.span else other.span
 
-    def fit(self, schema: Schema) -> FittedTransform:
-        """The transform that the training rows make."""
-        encodings: dict[str, Encoding] = {}
-        for table, owner in schema.table_owners().items():
-            if owner.num_hash_buckets:
-                encodings[table] = HashBuckets(owner.num_hash_buckets)
-            else:
-                encodings[table] = Vocabulary.select(self.values[table].total(), owner.min_count, owner.max_size)
-        normalizations = {name: moments.normalization() for name, moments in self.numbers.items()}
-        return FittedTransform(schema, encodings, normalizations)
+    def unified_keys(self) -> dict[str, pa.DataType]:
+        """The Arrow type of each key that the schema sets, by role."""
+        return {role: unify(types) for role, types in self.key_types.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "counts": [[SEPARATOR.join(path), count] for path, count in self.counts.items()],
+            "numbers": {name: _dump_moments(moments) for name, moments in self.numbers.items()},
+            "labels": [[task, split, _dump_moments(moments)] for (task, split), moments in self.labels.items()],
+            "key_types": {role: [_dump_type(type_) for type_ in types] for role, types in self.key_types.items()},
+            "span": list(self.span) if self.span else None,
+            "num_distinct": dict(self.num_distinct),
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Survey":
+        return cls(
+            Counter({tuple(path.split(SEPARATOR)): count for path, count in content["counts"]}),
+            {name: _load_moments(values) for name, values in content["numbers"].items()},
+            {(task, split): _load_moments(values) for task, split, values in content["labels"]},
+            {role: [_load_type(text) for text in types] for role, types in content["key_types"].items()},
+            TimeSpan(*content["span"]) if content["span"] else None,
+            Counter(content["num_distinct"]),
+        )
+
+
+def _dump_moments(moments: Moments) -> list[float] | None:
+    if not moments.count:
+        return None
+    return [moments.count, moments.mean, moments.squares, moments.lowest, moments.highest]
+
+
+def _load_moments(values: list[Any] | None) -> Moments:
+    return Moments(*values) if values else Moments()
+
+
+def _dump_type(type_: pa.DataType | None) -> str | None:
+    if type_ is None:
+        return None
+    return base64.b64encode(pa.schema([pa.field("", type_)]).serialize().to_pybytes()).decode()
+
+
+def _load_type(text: str | None) -> pa.DataType | None:
+    if text is None:
+        return None
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text))).field(0).type

@@ -39,10 +39,14 @@ def as_codes(column: pa.Array | pa.ChunkedArray, what: str) -> Codes:
         DataError: the column holds lists or other nested values.
     """
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    column = pa.chunked_array([_plain(chunk, what) for chunk in chunks], None if chunks else pa.string())
-    if pa.types.is_null(column.type) or not len(column):
-        return Codes(np.full(len(column), -1), pa.array([], pa.string()))
-    encoded = column.dictionary_encode()
+    if chunks and pa.types.is_dictionary(column.type):
+        encoded = pa.chunked_array(chunks).unify_dictionaries()
+        _plain(encoded.chunk(0).dictionary, what)
+    else:
+        plain = pa.chunked_array([_plain(chunk, what) for chunk in chunks], None if chunks else pa.string())
+        if pa.types.is_null(plain.type) or not len(plain):
+            return Codes(np.full(len(plain), -1), pa.array([], pa.string()))
+        encoded = plain.dictionary_encode()
     texts = as_text(encoded.chunk(encoded.num_chunks - 1).dictionary, what)
     codes = np.concatenate([np.asarray(chunk.indices.fill_null(-1), dtype=np.int64) for chunk in encoded.chunks])
     if texts.null_count:  # NaN is a distinct value, and its text is null
@@ -65,6 +69,8 @@ def as_text(values: pa.Array, what: str) -> pa.StringArray:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"{what} of type {values.type} has no text: {error}", "convert the column to text") from error
     if pa.types.is_boolean(values.type) or pa.types.is_integer(values.type):
+        return texts
+    if not pc.any(pc.match_substring_regex(texts, r"^(-?[0-9]+\.0+|-0|True|TRUE|False|FALSE)$")).as_py():
         return texts
     texts = pc.replace_substring_regex(texts, r"^(-?[0-9]+)\.0+$", r"\1")
     texts = pc.replace_substring_regex(texts, "^(True|TRUE)$", "true")

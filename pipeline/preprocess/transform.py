@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,6 @@ from pydantic import ValidationError
 
 from pipeline.errors import ArtifactError, DataError
 from pipeline.files import retry, write_json
-from pipeline.preprocess.labels import read_labels, to_array
 from pipeline.preprocess.normalize import Normalization, Numbers, clip_and_log, parse_numbers, standardise
 from pipeline.preprocess.sources import file_of, locate
 from pipeline.preprocess.text import Codes, as_codes, is_list
@@ -151,10 +151,15 @@ class FittedTransform:
         return pa.ListArray.from_arrays(offsets, pa.array(encode(lists.values, encoding)))
 
     def _encode_dense(self, table: pa.Table, source: str, first_row: int) -> pa.Array:
-        inputs = np.zeros((table.num_rows, len(self.schema.dense_names)), np.float32)
+        numbers = {f.name: read_numbers(table, f, source, first_row).values for f in self.schema.numeric_features}
+        return self.dense_of(numbers, table.num_rows)
+
+    def dense_of(self, numbers: Mapping[str, np.ndarray], num_rows: int) -> pa.Array:
+        """The `dense` column from the numbers of each feature after clip and log1p, float64 with NaN for null."""
+        inputs = np.zeros((num_rows, len(self.schema.dense_names)), np.float32)
         place = 0
         for feature in self.schema.numeric_features:
-            values = read_numbers(table, feature, source, first_row).values
+            values = numbers[feature.name]
             is_null = np.isnan(values)
             if feature.standardise:
                 values = standardise(values, self.normalizations[feature.name])
@@ -165,19 +170,11 @@ class FittedTransform:
                 place += 1
         return pa.FixedSizeListArray.from_arrays(pa.array(inputs.reshape(-1)), inputs.shape[1])
 
-    def encode_labels(self, table: pa.Table, source: str, first_row: int = 0) -> pa.Array:
-        """The `labels` column of a shard; see `read_labels` for `source`, `first_row` and the errors."""
-        return to_array(read_labels(self.schema, table, source, first_row))
-
-    def save(self, dataset_dir: Path) -> None:
-        """Writes `vocabularies/`: one Arrow file per table with a vocabulary, and the normalizations."""
-        folder = dataset_dir / VOCABULARIES_FOLDER
-        for table, encoding in self.encodings.items():
-            if isinstance(encoding, Vocabulary):
-                path = vocabulary_path(dataset_dir, table)
-                retry(partial(encoding.save, path), path)
+    def save_normalizations(self, dataset_dir: Path) -> None:
+        """Writes the normalizations beside the vocabularies."""
         write_json(
-            folder / NORMALIZATIONS_NAME, {name: values.model_dump() for name, values in self.normalizations.items()}
+            dataset_dir / VOCABULARIES_FOLDER / NORMALIZATIONS_NAME,
+            {name: values.model_dump() for name, values in self.normalizations.items()},
         )
 
     @classmethod

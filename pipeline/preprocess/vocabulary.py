@@ -1,7 +1,14 @@
-"""Which row of an embedding table a value has: by a vocabulary of the training rows, or by a hash."""
+"""Which row of an embedding table a value has: by a vocabulary that only grows, or by a hash.
 
-import hashlib
+A vocabulary is a file of values in the order of their rows. Each fit adds a segment; within a segment values are in the
+order of their hash, so that a lookup is a binary search in memory that is mapped, not read, and so that the rows of
+frequent values are spread over the table.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -9,64 +16,116 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ArtifactError
-from pipeline.files import write_atomically
+from pipeline.files import retry, write_atomically
 from pipeline.preprocess.hashing import hash64
 from pipeline.preprocess.text import Codes
 from pipeline.schema import NULL_ROW, NUM_RESERVED_ROWS, UNSEEN_ROW
+from pipeline.shards.vocabularies import digest_values
 
-FILE_SCHEMA = pa.schema([pa.field("value", pa.string(), nullable=False), pa.field("count", pa.int64(), nullable=False)])
-# Counts of partitions are added up when this many have gathered.
-MAX_PENDING_VALUES = 4_000_000
+FILE_SCHEMA = pa.schema(
+    [
+        pa.field("value", pa.string(), nullable=False),
+        pa.field("count", pa.int64(), nullable=False),
+        pa.field("hash", pa.uint64(), nullable=False),
+    ]
+)
+BATCH_VALUES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The values of a table with their training counts, row `NUM_RESERVED_ROWS` first."""
+    """The values of a table with the training counts of the fit that added them, row `NUM_RESERVED_ROWS` first.
 
-    table: pa.Table
+    No batch holds values of two segments.
+    """
+
+    batches: tuple[pa.RecordBatch, ...]
 
     @classmethod
-    def select(cls, counts: pa.Table, min_count: int, max_size: int | None) -> "Vocabulary":
-        """Of value counts, those with at least `min_count`, the most frequent `max_size`; a tie goes by text."""
-        kept = counts.filter(pc.greater_equal(counts.column("count"), min_count))
-        kept = kept.sort_by([("count", "descending"), ("value", "ascending")]).slice(0, max_size)
-        return cls(kept.cast(FILE_SCHEMA).combine_chunks())
+    def of(cls, texts: Sequence[str], counts: Sequence[int] | None = None) -> "Vocabulary":
+        """One segment of distinct texts, each with its training count or 1."""
+        values = pa.array(texts, pa.string())
+        hashes = hash64(values)
+        columns = [values, pa.array(counts or [1] * len(texts), pa.int64()), pa.array(hashes)]
+        batch = pa.RecordBatch.from_arrays(columns, schema=FILE_SCHEMA)
+        return cls((batch.take(pa.array(np.argsort(hashes, kind="stable"))),) if len(batch) else ())
+
+    @property
+    def num_values(self) -> int:
+        return sum(map(len, self.batches))
 
     @property
     def num_rows(self) -> int:
-        return NUM_RESERVED_ROWS + len(self.table)
+        return NUM_RESERVED_ROWS + self.num_values
 
-    def rows_of(self, texts: pa.StringArray) -> np.ndarray:
-        """The int64 row of each text; `UNSEEN_ROW` for one that the vocabulary lacks."""
-        places = pc.index_in(texts, self.table.column("value").combine_chunks())
-        return np.asarray(pc.fill_null(pc.add(places, NUM_RESERVED_ROWS), UNSEEN_ROW)).astype(np.int64)
+    def rows_of(self, texts: pa.StringArray, hashes: np.ndarray | None = None) -> np.ndarray:
+        """The int64 row of each text; `UNSEEN_ROW` for one that the vocabulary lacks. `hashes` are their `hash64`."""
+        hashes = hash64(texts) if hashes is None else hashes
+        order = np.argsort(hashes, kind="stable")
+        queries = hashes[order]
+        rows = np.full(len(texts), UNSEEN_ROW, np.int64)
+        for first_row, batch in zip(self._first_rows, self.batches, strict=True):
+            known = np.asarray(batch.column("hash"))
+            low, high = np.searchsorted(queries, known[0], "left"), np.searchsorted(queries, known[-1], "right")
+            places = np.searchsorted(known, queries[low:high])
+            pending = np.flatnonzero(known[places] == queries[low:high])
+            while len(pending):
+                wanted = texts.take(pa.array(order[low + pending]))
+                is_same = np.asarray(pc.equal(batch.column("value").take(pa.array(places[pending])), wanted))
+                rows[order[low + pending[is_same]]] = first_row + places[pending[is_same]]
+                # Another text has the same hash: the next value may be the right one.
+                pending = pending[~is_same]
+                places[pending] += 1
+                pending = pending[places[pending] < len(known)]
+                pending = pending[known[places[pending]] == queries[low + pending]]
+        return rows
+
+    @cached_property
+    def _first_rows(self) -> list[int]:
+        ends = itertools.accumulate(map(len, self.batches), initial=NUM_RESERVED_ROWS)
+        return list(ends)[: len(self.batches)]
 
     def fingerprint(self) -> str:
         """A sha256 over the values in their order."""
-        digest = hashlib.sha256()
-        for value in self.table.column("value").to_pylist():
-            text = value.encode()
-            digest.update(len(text).to_bytes(8, "little") + text)
-        return digest.hexdigest()
+        return digest_values([batch.column("value") for batch in self.batches])
 
     def save(self, path: Path) -> None:
-        def write(temporary: Path) -> None:
-            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, FILE_SCHEMA) as writer:
-                writer.write_table(self.table)
-
-        write_atomically(path, write, self.table.nbytes)
+        write_batches(path, lambda: self.batches, sum(batch.nbytes for batch in self.batches))
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
-        """Raises an ArtifactError when the file is not there or is no vocabulary."""
+        """A vocabulary in memory that is mapped.
+
+        Raises:
+            ArtifactError: the file is not there or is no vocabulary.
+        """
+
+        def read() -> "Vocabulary":
+            with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+                if not reader.schema.equals(FILE_SCHEMA):
+                    raise ValueError(f"it has the columns {', '.join(reader.schema.names)}")
+                batches = tuple(map(reader.get_batch, range(reader.num_record_batches)))
+            for batch in batches:
+                batch.validate(full=True)
+            return cls(batches)
+
         try:
-            with pa.OSFile(str(path), "rb") as file, pa.ipc.open_file(file) as reader:
-                table = reader.read_all().cast(FILE_SCHEMA)
-            table.validate(full=True)
+            return retry(read, path)
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = (str(error).splitlines() or [""])[0]
             raise ArtifactError(f"vocabulary {path} cannot be read: {reason}", "run `preprocess` again") from error
-        return cls(table.combine_chunks())
+
+
+def write_batches(path: Path, make: Callable[[], Iterable[pa.RecordBatch]], num_bytes: int | None = None) -> None:
+    """Writes the batches of `FILE_SCHEMA` that `make` gives to a file, one after the other."""
+
+    def write(temporary: Path) -> None:
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, FILE_SCHEMA) as writer:
+            for batch in make():
+                if len(batch):
+                    writer.write_batch(batch)
+
+    retry(lambda: write_atomically(path, write, num_bytes), path)
 
 
 @dataclass(frozen=True)
@@ -79,8 +138,9 @@ class HashBuckets:
     def num_rows(self) -> int:
         return NUM_RESERVED_ROWS + self.num_buckets
 
-    def rows_of(self, texts: pa.StringArray) -> np.ndarray:
-        return NUM_RESERVED_ROWS + (hash64(texts) % np.uint64(self.num_buckets)).astype(np.int64)
+    def rows_of(self, texts: pa.StringArray, hashes: np.ndarray | None = None) -> np.ndarray:
+        hashes = hash64(texts) if hashes is None else hashes
+        return NUM_RESERVED_ROWS + (hashes % np.uint64(self.num_buckets)).astype(np.int64)
 
     def fingerprint(self) -> str:
         return f"hash64 into {self.num_buckets}"
@@ -93,31 +153,3 @@ def encode(codes: Codes, encoding: Encoding) -> np.ndarray:
     """The int64 table row of each value: `NULL_ROW` for null."""
     rows: np.ndarray = np.append(encoding.rows_of(codes.texts), NULL_ROW)[codes.codes]
     return rows
-
-
-def count_values(codes: Codes) -> pa.Table:
-    """How often each text occurs (columns value, count); a text may stand in several rows."""
-    counts = np.bincount(codes.codes[codes.codes >= 0], minlength=len(codes.texts))
-    table = pa.table([codes.texts, pa.array(counts, pa.int64())], schema=FILE_SCHEMA)
-    return table.filter(pc.greater(table.column("count"), 0))
-
-
-class ValueCounts:
-    """The sum of many tables of counts, in memory that grows with the distinct values only."""
-
-    def __init__(self) -> None:
-        self._total = FILE_SCHEMA.empty_table()
-        self._pending: list[pa.Table] = []
-
-    def add(self, counts: pa.Table) -> None:
-        self._pending.append(counts)
-        if sum(map(len, self._pending)) > max(MAX_PENDING_VALUES, len(self._total)):
-            self.total()
-
-    def total(self) -> pa.Table:
-        """Columns value and count, each value once, in no fixed order."""
-        if self._pending:
-            groups = pa.concat_tables([self._total, *self._pending]).group_by("value").aggregate([("count", "sum")])
-            self._total = pa.table([groups.column("value"), groups.column("count_sum")], schema=FILE_SCHEMA)
-            self._pending = []
-        return self._total

@@ -1,6 +1,7 @@
 """The vocabularies beside a dataset's shards: where they lie, and what tells that one extends another."""
 
 import hashlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,18 +34,30 @@ def digest_vocabulary(dataset_dir: Path, table: str, num_values: int | None = No
     """
     path = vocabulary_path(dataset_dir, table)
     try:
-        column = retry(lambda: _read(path), path).column(VALUE_COLUMN)
-        values = column.slice(0, num_values).combine_chunks()
+        values = retry(lambda: _read(path), path).column(VALUE_COLUMN).slice(0, num_values)
     except (OSError, KeyError, pa.ArrowException) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise ArtifactError(f"vocabulary {path} cannot be read: {reason}", "run `preprocess` again") from error
-    _, offsets_buffer, text_buffer = values.buffers()
+    return VocabularyDigest(len(values), digest_values(values.chunks))
+
+
+def digest_values(chunks: Sequence[pa.StringArray]) -> str:
+    """A sha256 over texts in their order, whatever chunks they come in; no text is copied."""
     digest = hashlib.sha256()
-    if len(values):
-        offsets = np.frombuffer(offsets_buffer, np.int32)[values.offset : values.offset + len(values) + 1]
-        digest.update(np.diff(offsets).tobytes())
-        digest.update(memoryview(text_buffer)[offsets[0] : offsets[-1]])
-    return VocabularyDigest(len(values), digest.hexdigest())
+    for lengths, _ in map(_lengths_and_bytes, chunks):
+        digest.update(lengths)
+    for _, content in map(_lengths_and_bytes, chunks):
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _lengths_and_bytes(texts: pa.StringArray) -> Iterable[memoryview]:
+    if not len(texts):
+        return memoryview(b""), memoryview(b"")
+    _, offsets_buffer, text_buffer = texts.buffers()
+    offsets = np.frombuffer(offsets_buffer, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    content = memoryview(text_buffer)[offsets[0] : offsets[-1]] if text_buffer is not None else memoryview(b"")
+    return memoryview(np.diff(offsets).tobytes()), content
 
 
 def _read(path: Path) -> pa.Table:

@@ -1,13 +1,26 @@
 """Labels: what is read, what is refused, and on which rows a task is defined."""
 
+import re
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.preprocess.labels import check_classes, defined_rows, read_labels, read_weights, to_array
+from pipeline.preprocess.labels import (
+    check_classes,
+    defined_rows,
+    impossible_rows,
+    judge_labels,
+    read_labels,
+    read_weights,
+    to_array,
+    unparsable,
+)
 from pipeline.schema import Schema
 
 NAN = float("nan")
@@ -68,7 +81,7 @@ def test_regression_labels_are_finite_numbers_or_null() -> None:
             DataError, match=r"task 'click': label .* in log\.csv, row 11: a regression label is a finite"
         ):
             read([bad], kind="regression")
-    with pytest.raises(DataError, match=r"task 'click': 'long' in log\.csv, row 12 is not a number"):
+    with pytest.raises(DataError, match=r"task 'click': label 'long' in log\.csv, row 12: a regression label is a"):
         read(["1", "long"], kind="regression")
 
 
@@ -132,7 +145,7 @@ def test_weights_are_finite_numbers_of_at_least_0() -> None:
             DataError, match=rf"weight {shown}.* in log\.csv, row 12: .*Correct.*give 1 where a row has"
         ):
             read_weights("w", pa.table({"w": [1.0, bad]}), "log.csv", first_row=10)
-    with pytest.raises(DataError, match=r"weight: 'much' in log\.csv, row 1 is not a number"):
+    with pytest.raises(DataError, match=r"weight 'much' in log\.csv, row 1: the weight of a row is a finite number"):
         read_weights("w", pa.table({"w": ["much"]}), "log.csv")
 
 
@@ -153,3 +166,55 @@ def test_the_labels_column_has_nulls_inside_its_lists() -> None:
     assert array.type == pa.list_(pa.float32(), 2)
     assert array.to_pylist() == [[1.0, None], [None, 0.5]]
     assert array.null_count == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "expected"),
+    [
+        ({"kind": "binary"}, [1, 2, None, 0], [1.0, None, None, 0.0]),
+        (LEVELS, ["c", "d", None, "2"], [1.0, None, None, 0.0]),
+        ({"kind": "regression"}, ["1", "long", None, "-2"], [1.0, None, None, -2.0]),
+        ({"kind": "watch_time"}, [1.0, -3.0, None, 0.0], [1.0, None, None, 0.0]),
+    ],
+)
+def test_a_wrong_label_is_marked_and_is_not_null(
+    task: dict[str, Any], values: list[Any], expected: list[float | None]
+) -> None:
+    (wanted,) = schema({"name": "click", "label": "y", **task}).tasks
+    judged = judge_labels(wanted, pa.table({"y": values}), "log.csv")
+    assert [None if np.isnan(label) else label for label in judged.values.tolist()] == expected
+    assert judged.is_wrong.tolist() == [False, True, False, False]
+    with pytest.raises(DataError, match=r"log\.csv, row 12: " + re.escape(judged.rule)):
+        read(values, **task)
+
+
+@pytest.mark.parametrize("column_type", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+@given(values=st.lists(st.one_of(st.none(), st.floats().map(str), st.text(), st.sampled_from(["1", " 2 ", "x"]))))
+def test_the_texts_that_do_not_parse_are_found_one_by_one(column_type: pa.DataType, values: list[str | None]) -> None:
+    def parses(value: str | None) -> bool:
+        try:
+            pc.utf8_trim_whitespace(pa.array([value], pa.string())).cast(pa.float64())
+        except pa.ArrowInvalid:
+            return False
+        return True
+
+    column = pa.chunked_array([pa.array(values, pa.string()).cast(column_type)])
+    assert unparsable(column, pa.float64()).to_pylist() == [not parses(value) for value in values]
+
+
+def test_a_conversion_is_impossible_where_the_nearest_label_known_above_it_is_0() -> None:
+    wanted = schema(
+        {"name": "click", "kind": "binary", "label": "c"},
+        {"name": "cart", "kind": "binary", "label": "k", "space": "click"},
+        {"name": "buy", "kind": "binary", "label": "b", "space": "cart"},
+        {"name": "spend", "kind": "regression", "label": "s", "space": "cart"},
+    )
+    one = np.ones(6)
+    labels = {
+        "click": np.array([0, 0, 1, NAN, 0, 1]),
+        "cart": np.array([1, NAN, NAN, NAN, 0, 0]),
+        "buy": one,
+        "spend": one,
+    }
+    found = {name: np.flatnonzero(rows).tolist() for name, rows in impossible_rows(wanted, labels).items()}
+    assert found == {"cart": [0], "buy": [1, 4, 5]}

@@ -1,6 +1,7 @@
 """The whole stage on a small log: what it writes by hand, every format and executor alike, each mistake by name."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from jobs.ray_executor import RayExecutor
 from pipeline.errors import ConfigError, DataError, UsageError
 from pipeline.executor import InProcessExecutor
 from pipeline.files import sha256_of
+from pipeline.preprocess.log import RawLog
 from pipeline.preprocess.run import preprocess
 from pipeline.preprocess.transform import FittedTransform
 from pipeline.run_config import RunConfig
@@ -53,16 +55,15 @@ def without(column: str, row: int, value: Any) -> dict[str, list[Any]]:
 
 
 def test_a_small_log_is_encoded_as_by_hand(tmp_path: Path) -> None:
-    config = prepare(tmp_path)
+    config = prepare(tmp_path, rows_per_shard=8)
     index = run(config)
     assert read_index(config.dataset_dir) == index
     verify_shards(config.dataset_dir, list(index.shards))
     assert [(shard.path, shard.rows) for shard in index.shards] == [
-        ("train-00000.arrow", 8),
-        ("train-00001.arrow", 6),
-        ("validation-00001.arrow", 2),
-        ("validation-00002.arrow", 1),
-        ("test-00002.arrow", 3),
+        ("train-00000.arrow", 7),
+        ("train-00001.arrow", 7),
+        ("validation-00000.arrow", 3),
+        ("test-00000.arrow", 3),
     ]
     # Rows 0-13: items 1, 0, 2 at odd rows; each even row has an item of its own, which min_count leaves out.
     assert vocabulary(config, "item") == {"1": 3, "0": 2, "2": 2}
@@ -71,8 +72,9 @@ def test_a_small_log_is_encoded_as_by_hand(tmp_path: Path) -> None:
     assert index.time_range == ("0", "19")
     test = read_split(config, index, "test")
     assert test.column_names[:4] == ["sparse_item", "sparse_city", "sparse_tags", "sparse_user_bucket"]
-    assert test["sparse_item"].to_pylist() == [4, 0, 2]
-    assert test["sparse_tags"].to_pylist() == [[2, 3], [2], [2, 3]]
+    # In the order of their hashes: items 1, 2, 0 and tags blue, red.
+    assert test["sparse_item"].to_pylist() == [3, 0, 2]
+    assert test["sparse_tags"].to_pylist() == [[3, 2], [3], [3, 2]]
     assert test["labels"].to_pylist() == [[1.0, 1.0, 17.0], [0.0, 0.0, 18.0], [1.0, 0.0, 19.0]]
     assert test["key_user"].to_pylist() == [1, 2, 3]
     # Prices of rows 0-13 without row 3: mean 7.269, deviation 4.060.
@@ -142,6 +144,90 @@ def test_a_second_run_writes_the_same_bytes(tmp_path: Path) -> None:
     assert sorted(first)[:2] == ["index.json", "statistics.json"]
 
 
+def test_threads_write_the_bytes_of_one(tmp_path: Path) -> None:
+    config = prepare(tmp_path, rows_per_partition=2, rows_per_shard=3, schema=every_kind_section())
+    run(config)
+    expected = content_of(config.dataset_dir)
+    preprocess(config, InProcessExecutor(3), overwrite=True)
+    assert content_of(config.dataset_dir) == expected
+
+
+class Interrupted(InProcessExecutor):
+    """Is killed after so many items."""
+
+    def __init__(self, num_items: int) -> None:
+        super().__init__()
+        self.num_items = num_items
+
+    def map(self, function: Any, items: Any) -> Any:
+        for result in super().map(function, items):
+            self.num_items -= 1
+            if self.num_items < 0:
+                raise KeyboardInterrupt
+            yield result
+
+
+def test_a_restart_reads_only_the_partitions_that_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rows(tmp_path / "log.parquet", log_columns(), group_rows=2)
+    config = make_config(tmp_path, rows_per_partition=2)
+    run(config)
+    expected = content_of(config.dataset_dir)
+    num_read = 0
+    real = RawLog.read
+
+    def read(self: RawLog, part: Any) -> Any:
+        nonlocal num_read
+        num_read += 1
+        return real(self, part)
+
+    monkeypatch.setattr(RawLog, "read", read)
+    for num_items, num_left in ((4, 10 - 5), (12, 0), (18, 0)):
+        shutil.rmtree(config.dataset_dir)
+        with pytest.raises(KeyboardInterrupt):
+            preprocess(config, Interrupted(num_items))
+        num_read = 0
+        run(config)
+        assert num_read == num_left
+        assert content_of(config.dataset_dir) == expected
+
+
+def test_what_was_staged_of_another_log_is_not_used(tmp_path: Path) -> None:
+    config = prepare(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        preprocess(config, Interrupted(1))
+    columns = log_columns()
+    columns["click"] = [1 - value for value in columns["click"]]
+    config = prepare(tmp_path, columns | {"like": [0] * NUM_ROWS, "dwell": [1.0] * NUM_ROWS})
+    index = run(config)
+    assert index.label_statistics["dwell"].mean == 1.0
+
+
+def times_of(config: RunConfig, index: DatasetIndex) -> list[list[int]]:
+    shards = []
+    for shard in index.of_split("train"):
+        with pa.ipc.open_file(config.dataset_dir / shard.path) as reader:
+            shards.append(reader.read_all()["key_time"].to_pylist())
+    return shards
+
+
+def test_shards_are_equal_within_a_row_and_in_the_order_of_the_log(tmp_path: Path) -> None:
+    config = prepare(tmp_path, rows_per_partition=3, rows_per_shard=5)
+    assert times_of(config, run(config)) == [[0, 1, 2, 3], [4, 5, 6, 7, 8], [9, 10, 11, 12, 13]]
+
+
+def test_shuffled_shards_hold_rows_of_every_partition_the_same_ones_each_time(tmp_path: Path) -> None:
+    split = {"kind": "order", "validation_fraction": 0.1, "test_fraction": 0.1}
+    columns = {name: values * 20 for name, values in log_columns().items()} | {"minute": list(range(400))}
+    config = prepare(tmp_path, columns, rows_per_partition=40, rows_per_shard=80, shuffle=True, split=split)
+    found = times_of(config, run(config))
+    assert sorted(time for shard in found for time in shard) == list(range(320))
+    for shard in found:
+        assert 76 <= len(shard) <= 84
+        assert {time // 40 for time in shard} == set(range(8))
+        assert shard != sorted(shard)
+    assert times_of(config, run(config, overwrite=True)) == found
+
+
 @pytest.mark.ray
 def test_ray_workers_write_the_bytes_of_one_process(tmp_path: Path) -> None:
     config = prepare(tmp_path, rows_per_partition=3, schema=every_kind_section())
@@ -179,8 +265,9 @@ def test_features_that_share_a_table_share_its_rows_and_counts(tmp_path: Path) -
     index = run(config)
     assert vocabulary(config, "item") == {"7": 14, "1": 10, "0": 2, "2": 2}
     test = read_split(config, index, "test")
-    assert test["sparse_seen"].to_pylist() == [[2, 2, 3], [], [2, 2, 3]]
-    assert test["sparse_item"].to_pylist() == [5, 0, 3]
+    rows = {value: row for row, value in enumerate(vocabulary(config, "item"), start=2)}
+    assert test["sparse_seen"].to_pylist() == [[rows["7"], rows["7"], rows["1"]], [], [rows["7"], rows["7"], rows["1"]]]
+    assert test["sparse_item"].to_pylist() == [rows["2"], 0, rows["1"]]
 
 
 def test_the_transform_encodes_rows_without_labels_as_the_dataset_has_them(tmp_path: Path) -> None:
@@ -359,7 +446,7 @@ def test_a_bad_value_of_a_joined_table_names_the_table(tmp_path: Path) -> None:
 def test_progress_tells_each_finished_partition(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     preprocess(prepare(tmp_path), InProcessExecutor(), lambda what, done, total: seen.append((what, done, total)))
-    assert seen == [(f"partitions {verb}", done, 3) for verb in ("read", "written") for done in (1, 2, 3)]
+    assert seen == [(what, done, 3) for what in ("partitions read", "shards written") for done in (1, 2, 3)]
 
 
 def test_the_index_is_what_preprocess_returns(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pipeline.preprocess.transform import FittedTransform, read_lists
 from pipeline.preprocess.vocabulary import Encoding, HashBuckets, Vocabulary
 from pipeline.schema import Schema
 from pipeline.shards.manifest import shard_schema
+from pipeline.shards.vocabularies import vocabulary_path
 
 SCHEMA = Schema.model_validate(
     {
@@ -31,11 +32,16 @@ SCHEMA = Schema.model_validate(
 
 
 def fitted(values: tuple[str, ...] = ("a", "b", "3")) -> FittedTransform:
-    counts = pa.table({"value": values, "count": range(len(values), 0, -1)})
-    encodings: dict[str, Encoding] = {"item": Vocabulary.select(counts, 1, None), "user": HashBuckets(4)}
+    """With the rows b: 2, a: 3, 3: 4, in the order of their hashes."""
+    encodings: dict[str, Encoding] = {"item": Vocabulary.of(values), "user": HashBuckets(4)}
     return FittedTransform(
         SCHEMA, encodings, {name: Normalization(mean=10.0, deviation=2.0) for name in ("price", "raw")}
     )
+
+
+def save(transform: FittedTransform, dataset_dir: Path) -> None:
+    transform.encodings["item"].save(vocabulary_path(dataset_dir, "item"))  # type: ignore[union-attr]
+    transform.save_normalizations(dataset_dir)
 
 
 def encode(**columns: Any) -> pa.Table:
@@ -66,17 +72,17 @@ def test_a_value_is_unseen_null_or_its_row() -> None:
     ids=["list", "large", "chunks"],
 )
 def test_lists_are_cut_and_null_or_empty_ones_hold_nothing(values: Any) -> None:
-    assert encode(seen=values)["sparse_seen"].to_pylist() == [[3, 0, 1], [], [], [2]]
+    assert encode(seen=values)["sparse_seen"].to_pylist() == [[2, 0, 1], [], [], [3]]
 
 
 def test_fixed_size_lists_are_lists() -> None:
     values = pa.array([["a", "b"], None, ["b", None]], pa.list_(pa.string(), 2))
-    assert encode(seen=values)["sparse_seen"].to_pylist() == [[2, 3], [], [3, 1]]
+    assert encode(seen=values)["sparse_seen"].to_pylist() == [[3, 2], [], [2, 1]]
 
 
 def test_texts_are_split_and_their_empty_pieces_dropped() -> None:
     values = ["b| zzz |a|a", None, "", " | |", "a", "b| zzz |a|a", "3.0"]
-    expected = [[3, 0, 2], [], [], [], [2], [3, 0, 2], [4]]
+    expected = [[2, 0, 3], [], [], [], [3], [2, 0, 3], [4]]
     assert encode(seen=values)["sparse_seen"].to_pylist() == expected
     assert encode(seen=pa.array([3, None]))["sparse_seen"].to_pylist() == [[4], []]
 
@@ -121,7 +127,7 @@ def test_any_single_value_has_a_row_in_its_table(values: tuple[list[Any], list[N
 def test_lists_and_their_text_are_encoded_alike(values: list[list[str | None] | None]) -> None:
     present = [None if value is None else [piece for piece in value if piece] for value in values]
     texts = [None if value is None else "|".join(value) for value in present]
-    rows = {"a": 2, "b": 3, "3": 4, "?": 0}
+    rows = {"b": 2, "a": 3, "3": 4, "?": 0}
     expected = [[rows[piece] for piece in value or []][:3] for value in present]
     assert (
         encode(item=["a"] * len(values), seen=pa.array(present, pa.list_(pa.string())))["sparse_seen"].to_pylist()
@@ -138,7 +144,7 @@ def test_dense_inputs_are_finite_whatever_the_numbers(values: list[float | None]
 
 
 def test_what_is_saved_is_loaded_again(tmp_path: Path) -> None:
-    fitted().save(tmp_path)
+    save(fitted(), tmp_path)
     again = FittedTransform.load(tmp_path, SCHEMA, expected_version=fitted().version)
     table = pa.table({"item": ["b"], "price": [1.0], "seen": ["a"], "user": [1], "raw": [1.0]})
     assert again.encode_features(table, "x").equals(fitted().encode_features(table, "x"))
@@ -147,13 +153,13 @@ def test_what_is_saved_is_loaded_again(tmp_path: Path) -> None:
 def test_the_version_follows_what_was_fitted(tmp_path: Path) -> None:
     assert fitted().version == fitted().version
     assert fitted(("a", "b")).version != fitted().version
-    fitted(("a", "b")).save(tmp_path)
+    save(fitted(("a", "b")), tmp_path)
     with pytest.raises(ArtifactError, match="vocabularies is not the one the dataset was made with"):
         FittedTransform.load(tmp_path, SCHEMA, expected_version=fitted().version)
 
 
 def test_a_missing_normalization_is_named(tmp_path: Path) -> None:
-    fitted().save(tmp_path)
+    save(fitted(), tmp_path)
     (tmp_path / "vocabularies" / "normalizations.json").write_text("{}")
     with pytest.raises(ArtifactError, match=r"normalizations\.json cannot be read"):
         FittedTransform.load(tmp_path, SCHEMA)

@@ -12,6 +12,7 @@ import torch
 from gloo_ranks import train_on_ranks
 
 from pipeline.errors import ArtifactError
+from pipeline.preprocess.hashing import hash64
 from pipeline.preprocess.vocabulary import FILE_SCHEMA, Vocabulary
 from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import SPARSE_PREFIX, read_index, write_index
@@ -38,8 +39,9 @@ def change_vocabulary(config: RunConfig, table: str, change: Callable[[list[str]
     """Replaces the values of a vocabulary; returns the rows that its table had."""
     path = vocabulary_path(config.dataset_dir, table)
     vocabulary = Vocabulary.load(path)
-    values = change(vocabulary.table["value"].to_pylist())
-    Vocabulary(pa.table([values, [1] * len(values)], schema=FILE_SCHEMA)).save(path)
+    values = change([value for batch in vocabulary.batches for value in batch.column("value").to_pylist()])
+    columns = [values, [1] * len(values), hash64(pa.array(values, pa.string()))]
+    Vocabulary((pa.RecordBatch.from_arrays([pa.array(column) for column in columns], schema=FILE_SCHEMA),)).save(path)
     return vocabulary.num_rows
 
 

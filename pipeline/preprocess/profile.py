@@ -1,0 +1,201 @@
+"""The profile of a feature for statistics.json: quantiles, a histogram, list lengths, top values; all can be merged.
+
+Quantiles and histograms come from a sample of at most `SAMPLE_SIZE` rows: those whose numbers have the smallest
+hashes. So the sample is the same however the rows are divided, and a quantile is that of the rows within two percent.
+"""
+
+import base64
+from dataclasses import astuple, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.preprocess.normalize import Moments
+
+SAMPLE_SIZE = 5_000
+MAX_BINS = 20
+# Stored per table: more than are compared, so that a value that became rarer is still found.
+MAX_TOP_VALUES = 100
+MAX_VALUE_LENGTH = 200
+QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Values of the rows with the `SAMPLE_SIZE` smallest hashes, in the order of the hashes."""
+
+    hashes: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    values: np.ndarray = field(default_factory=lambda: np.empty(0, np.float64))
+
+    @classmethod
+    def of(cls, values: np.ndarray, row_numbers: np.ndarray) -> "Sample":
+        """Of float64 values without NaN; the numbers of their rows differ over all partitions."""
+        return _smallest(_hash(row_numbers), values)
+
+    def merge(self, other: "Sample") -> "Sample":
+        return _smallest(np.append(self.hashes, other.hashes), np.append(self.values, other.values))
+
+
+def _smallest(hashes: np.ndarray, values: np.ndarray) -> Sample:
+    if len(hashes) > SAMPLE_SIZE:
+        kept = np.argpartition(hashes, SAMPLE_SIZE - 1)[:SAMPLE_SIZE]
+        hashes, values = hashes[kept], values[kept]
+    order = np.argsort(hashes)
+    return Sample(hashes[order], values[order])
+
+
+def _hash(numbers: np.ndarray) -> np.ndarray:
+    """SplitMix64 (Steele, Lea and Flood 2014): a bijection of 64-bit integers, so no two rows have one hash."""
+    state = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    hashes: np.ndarray = state ^ (state >> np.uint64(31))
+    return hashes
+
+
+@dataclass(frozen=True)
+class NumberProfile:
+    """Of a numeric feature in one split, before it is standardised."""
+
+    num_rows: int = 0
+    moments: Moments = field(default_factory=Moments)
+    sample: Sample = field(default_factory=Sample)
+
+    @classmethod
+    def of(cls, values: np.ndarray, row_numbers: np.ndarray) -> "NumberProfile":
+        """Of float64 values, NaN for null."""
+        is_known = ~np.isnan(values)
+        known = values[is_known]
+        return cls(len(values), Moments.of(known), Sample.of(known, row_numbers[is_known]))
+
+    def merge(self, other: "NumberProfile") -> "NumberProfile":
+        return NumberProfile(
+            self.num_rows + other.num_rows, self.moments.merge(other.moments), self.sample.merge(other.sample)
+        )
+
+    def to_json(self) -> list[Any]:
+        moments = astuple(self.moments) if self.moments.count else None
+        return [self.num_rows, moments, _dump(self.sample.hashes), _dump(self.sample.values)]
+
+    @classmethod
+    def from_json(cls, content: list[Any]) -> "NumberProfile":
+        num_rows, moments, hashes, values = content
+        sample = Sample(_load(hashes, np.uint64), _load(values, np.float64))
+        return cls(num_rows, Moments(*moments) if moments else Moments(), sample)
+
+    def describe(self) -> dict[str, Any]:
+        """Rows, nulls, mean, deviation, quantiles and histogram; what no value defines is null.
+
+        `distinct` is null where the sample does not hold every value, and `distinct_in_sample` is a lower bound.
+        """
+        moments, values = self.moments, self.sample.values
+        distinct = len(np.unique(values))
+        edges = bin_edges(values)
+        return {
+            "rows": self.num_rows,
+            "nulls": self.num_rows - moments.count,
+            "distinct": distinct if len(values) == moments.count else None,
+            "distinct_in_sample": distinct,
+            "mean": moments.mean if moments.count else None,
+            "deviation": moments.deviation if moments.count else None,
+            "quantiles": self._quantiles(),
+            "histogram": {"edges": edges.tolist(), "counts": bin_counts(values, edges)} if moments.count else None,
+        }
+
+    def _quantiles(self) -> dict[str, float] | None:
+        """By percent; the smallest and the largest value are those of all rows, not of the sample."""
+        if not self.moments.count:
+            return None
+        # An existing value, never one between two: half of a category's number means nothing.
+        found = np.quantile(self.sample.values, QUANTILES, method="inverted_cdf").tolist()
+        found[0], found[-1] = self.moments.lowest, self.moments.highest
+        return {f"{100 * level:g}": value for level, value in zip(QUANTILES, found, strict=True)}
+
+
+def bin_edges(values: np.ndarray) -> np.ndarray:
+    """The edges between at most `MAX_BINS` bins, in ascending order; the first and last bin are open.
+
+    A bin per value where there are few, else bins of equal width between the 1 % and the 99 % quantile: a single
+    outlier would squeeze all the other values into one bin.
+    """
+    distinct = np.unique(values)
+    if len(distinct) <= MAX_BINS:
+        edges = distinct[:-1] + (distinct[1:] - distinct[:-1]) / 2
+    else:
+        low, high = np.quantile(values, (0.01, 0.99), method="inverted_cdf")
+        if low == high:  # more than 98 % of the values are one
+            low, high = distinct[0], distinct[-1]
+        edges = np.linspace(low, high, MAX_BINS - 1)
+    unique: np.ndarray = np.unique(edges)
+    return unique
+
+
+def bin_counts(values: np.ndarray, edges: np.ndarray) -> list[int]:
+    """How many values lie in each of the `len(edges) + 1` bins; one that lies on an edge counts above it."""
+    counts: list[int] = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1).tolist()
+    return counts
+
+
+@dataclass(frozen=True)
+class LengthProfile:
+    """How many lists of a feature in one split have each length: element n counts those with n values."""
+
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+
+    @classmethod
+    def of(cls, lengths: np.ndarray) -> "LengthProfile":
+        return cls(np.bincount(lengths, minlength=1))
+
+    def merge(self, other: "LengthProfile") -> "LengthProfile":
+        longer, shorter = sorted((self.counts, other.counts), key=len, reverse=True)
+        return LengthProfile(longer + np.pad(shorter, (0, len(longer) - len(shorter))))
+
+    def describe(self) -> dict[str, Any]:
+        """Lists, their mean length, and quantiles of the lengths by percent; null without lists."""
+        total = int(self.counts.sum())
+        if not total:
+            return {"lists": 0, "mean": None, "quantiles": None}
+        # The smallest length that at least this share of the lists does not exceed.
+        ranks = np.maximum(1, np.ceil(np.array(QUANTILES) * total))
+        lengths = np.searchsorted(np.cumsum(self.counts), ranks).tolist()
+        mean = float(np.dot(self.counts, np.arange(len(self.counts))) / total)
+        named = {f"{100 * level:g}": length for level, length in zip(QUANTILES, lengths, strict=True)}
+        return {"lists": total, "mean": mean, "quantiles": named}
+
+
+@dataclass(frozen=True)
+class ValueProfile:
+    """Of an embedding table's values in training: how many are distinct, their number, and the most frequent ones."""
+
+    num_distinct: int = 0
+    num_values: int = 0
+    top: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def of(cls, counts: pa.Table) -> "ValueProfile":
+        """Of value counts (columns value, count), each value once."""
+        order = [("count", "descending"), ("value", "ascending")]
+        top = counts.take(pc.select_k_unstable(counts, MAX_TOP_VALUES, order))
+        values = [value[:MAX_VALUE_LENGTH] for value in top.column("value").to_pylist()]
+        total = pc.sum(counts.column("count")).as_py() or 0
+        return cls(len(counts), total, tuple(zip(values, top.column("count").to_pylist(), strict=True)))
+
+    def merge(self, other: "ValueProfile") -> "ValueProfile":
+        """With the profile of other values."""
+        top = sorted(self.top + other.top, key=lambda pair: (-pair[1], pair[0]))[:MAX_TOP_VALUES]
+        return ValueProfile(self.num_distinct + other.num_distinct, self.num_values + other.num_values, tuple(top))
+
+    def describe(self) -> dict[str, Any]:
+        """`top_values` is [[value, count], ...], the most frequent first, a tie by text; a long text is cut."""
+        top = [list(pair) for pair in self.top]
+        return {"distinct_values": self.num_distinct, "num_values": self.num_values, "top_values": top}
+
+
+def _dump(numbers: np.ndarray) -> str:
+    return base64.b64encode(numbers.tobytes()).decode()
+
+
+def _load(text: str, dtype: type[np.generic]) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), dtype)
