@@ -21,6 +21,7 @@ from pipeline.executor import Progress
 from pipeline.preprocess.config import SourceConfig
 from pipeline.preprocess.formats import read_column_names
 from pipeline.preprocess.sources import list_files, read_table
+from pipeline.preprocess.statistics import read_statistics
 from pipeline.run_config import RunConfig
 from pipeline.shards.assignment import SampleOrder
 from pipeline.shards.manifest import KEY_PREFIX, LABELS_COLUMN, check_schema, read_index, verify_shards
@@ -84,7 +85,8 @@ def write_page(config: RunConfig, report: dict[str, Any]) -> Path:
     """Writes report.html from the report, what the training told and, where there are any, ranked candidates."""
     path = config.report_dir / REPORT_HTML
     history, inspections = read_history(config.workspace_dir), read_inspections(config.workspace_dir)
-    render_html(report, path, history, inspections, _ranked_sample(config))
+    statistics = read_statistics(config.dataset_dir) or None
+    render_html(report, path, history, inspections, _ranked_sample(config), statistics)
     return path
 
 

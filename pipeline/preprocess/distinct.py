@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.preprocess.hashing import hash64
+from pipeline.preprocess.profile import ValueProfile
 from pipeline.preprocess.text import Codes
 from pipeline.preprocess.vocabulary import BATCH_VALUES, FILE_SCHEMA, Vocabulary, write_batches
 from pipeline.schema import UNSEEN_ROW
@@ -63,10 +64,10 @@ class Range(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """Of the values of a range: how many there are, and how many of those that may be kept have each count."""
+    """Of the training values of a range: their profile, and how many of those that may be kept have each count."""
 
     range: Range
-    num_distinct: int
+    profile: ValueProfile
     values_by_count: dict[int, int]
 
 
@@ -97,15 +98,15 @@ def merge_range(
     slices = [found for path in paths if len(found := _read_range(path, place, low, high))]
     table = pa.concat_tables(slices) if slices else FILE_SCHEMA.empty_table()
     sums = table.group_by(["value", "hash"], use_threads=False).aggregate([("count", "sum")])
-    kept = sums.filter(pc.greater_equal(sums.column("count_sum"), min_counts[one.table]))
-    kept = kept.select(["value", "count_sum", "hash"]).rename_columns(FILE_SCHEMA.names).cast(FILE_SCHEMA)
+    sums = sums.select(["value", "count_sum", "hash"]).rename_columns(FILE_SCHEMA.names).cast(FILE_SCHEMA)
+    kept = sums.filter(pc.greater_equal(sums.column("count"), min_counts[one.table]))
     kept = kept.sort_by([("hash", "ascending"), ("value", "ascending")]).combine_chunks()
     if one.table in earlier and len(kept):
         texts, hashes = kept.column("value").combine_chunks(), np.asarray(kept.column("hash"))
         kept = kept.filter(pa.array(earlier[one.table].rows_of(texts, hashes) == UNSEEN_ROW))
     write_batches(one.path(folder), lambda: kept.to_batches(BATCH_VALUES), kept.nbytes)
     counts, numbers = np.unique(np.asarray(kept.column("count")), return_counts=True)
-    return Merged(one, len(sums), dict(zip(counts.tolist(), numbers.tolist(), strict=True)))
+    return Merged(one, ValueProfile.of(sums), dict(zip(counts.tolist(), numbers.tolist(), strict=True)))
 
 
 def write_vocabulary(

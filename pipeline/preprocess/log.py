@@ -1,6 +1,7 @@
 """The raw log as both passes over it see it: numbered parts, each read, joined with the tables and split."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -8,11 +9,13 @@ import pyarrow as pa
 
 from pipeline.errors import DataError
 from pipeline.executor import Executor
-from pipeline.preprocess.config import OrderSplit, SplitConfig
-from pipeline.preprocess.formats import read_column_names
+from pipeline.preprocess.config import ContractConfig, OrderSplit, SourceConfig, SplitConfig
+from pipeline.preprocess.contract import check_rows, check_types
+from pipeline.preprocess.formats import format_of, read_column_names
 from pipeline.preprocess.join import JoinTable, join_tables, load_tables, plan_columns
 from pipeline.preprocess.labels import check_classes
-from pipeline.preprocess.sources import Partition, count_rows, plan_partitions, read_partition
+from pipeline.preprocess.quarantine import Quarantine, quarantine_table
+from pipeline.preprocess.sources import Partition, count_rows, list_files, plan_partitions, read_partition
 from pipeline.preprocess.split import assign_splits, check_split
 from pipeline.run_config import RunConfig
 from pipeline.schema import Schema
@@ -27,13 +30,19 @@ class Part(NamedTuple):
 
 
 class RawRows(NamedTuple):
-    """The joined rows of a part, the split of each (int8), and per table which found no match (bool)."""
+    """The joined rows of a part that keep the contract, the split (int8) and labels of each, and what became of others.
+
+    `missing` says per table which rows (bool) found no match; `bad` are the rows that are not kept, with the reasons.
+    """
 
     table: pa.Table
     splits: np.ndarray
+    labels: dict[str, np.ndarray]
     missing: list[np.ndarray]
     source: str
     first_row: int
+    quarantine: Quarantine
+    bad: pa.Table
 
 
 @dataclass(frozen=True)
@@ -43,14 +52,39 @@ class RawLog:
     columns: tuple[str, ...]
     tables: tuple[JoinTable, ...]
     total_rows: int
+    contract: ContractConfig
+    text_files: frozenset[str]
 
     def read(self, part: Part) -> RawRows:
+        """Reads, joins, checks and splits a part.
+
+        Raises:
+            DataError: a column or a row breaks the contract and is not quarantined, or the split is null in a row.
+        """
         partition = part.partition
         source = str(partition.path)
         rows = read_partition(partition, self.columns, keep_dictionaries=True)
         table, missing = join_tables(rows, self.tables, source)
-        splits = assign_splits(table, self.split, part.first_row, self.total_rows, source, partition.first_row)
-        return RawRows(table, splits, missing, source, partition.first_row)
+        check_types(self.contract.columns, table, source, self.text_files)
+        checked = check_rows(self.contract, self.schema, self.split, table, source, partition.first_row)
+        quarantine = Quarantine.of(checked, table, source, partition.first_row)
+        bad = quarantine_table(checked, table, source, partition.first_row)
+        # In an order split a row has its place among all rows, the bad ones included.
+        is_by_order = isinstance(self.split, OrderSplit)
+        splits = self._split(table, part) if is_by_order else None
+        labels = checked.labels
+        if len(bad):
+            is_good = ~checked.is_bad
+            table = table.filter(pa.array(is_good))
+            labels = {task: own[is_good] for task, own in labels.items()}
+            missing = [own[is_good] for own in missing]
+            splits = None if splits is None else splits[is_good]
+        splits = self._split(table, part) if splits is None else splits
+        return RawRows(table, splits, labels, missing, source, partition.first_row, quarantine, bad)
+
+    def _split(self, table: pa.Table, part: Part) -> np.ndarray:
+        source, first_row = str(part.partition.path), part.partition.first_row
+        return assign_splits(table, self.split, part.first_row, self.total_rows, source, first_row)
 
 
 def open_log(config: RunConfig, executor: Executor) -> tuple[RawLog, list[Part]]:
@@ -71,6 +105,7 @@ def open_log(config: RunConfig, executor: Executor) -> tuple[RawLog, list[Part]]
         raise DataError(f"{source.path} holds no row", "give a log with rows")
     tables = [table.model_copy(update={"path": config.input_path(table.path)}) for table in section.tables]
     needed = [*schema.input_columns(), *schema.label_columns(), *([schema.weight] if schema.weight else [])]
+    needed += section.contract.columns
     if not isinstance(section.split, OrderSplit):
         needed.append(section.split.column)
     first_file = partitions[0].path
@@ -79,5 +114,12 @@ def open_log(config: RunConfig, executor: Executor) -> tuple[RawLog, list[Part]]
     if isinstance(section.split, OrderSplit):
         first_rows = np.cumsum([0, *executor.map(count_rows, partitions)]).tolist()
     parts = [Part(number, *pair) for number, pair in enumerate(zip(partitions, first_rows, strict=False))]
-    log = RawLog(schema, section.split, plan.log, tuple(load_tables(tables, plan)), first_rows[-1])
+    text_files = {str(part.partition.path) for part in parts if _is_text(part.partition.source, part.partition.path)}
+    text_files |= {table.path for table in tables if _is_text(table, list_files(table)[0])}
+    joined = tuple(load_tables(tables, plan))
+    log = RawLog(schema, section.split, plan.log, joined, first_rows[-1], section.contract, frozenset(text_files))
     return log, parts
+
+
+def _is_text(source: SourceConfig, file: Path) -> bool:
+    return format_of(source, file) in ("csv", "jsonl")

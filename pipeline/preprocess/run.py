@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,12 +15,16 @@ from pipeline.config import dump
 from pipeline.errors import UsageError
 from pipeline.executor import Executor, Progress
 from pipeline.files import explaining_space, sync_folder, write_json, write_text
+from pipeline.preprocess.contract import describe_added
 from pipeline.preprocess.distinct import Merged, merge_range, plan_ranges, write_vocabulary
+from pipeline.preprocess.drift import check_drift, describe_drift, find_drift, read_previous
 from pipeline.preprocess.encode import Written, look_up_part, plan_shards, write_planned
+from pipeline.preprocess.formats import read_column_names
 from pipeline.preprocess.log import Part, open_log
+from pipeline.preprocess.profile import ValueProfile
 from pipeline.preprocess.sources import list_files
 from pipeline.preprocess.stage import stage_part
-from pipeline.preprocess.statistics import check_findings, describe, label_statistics
+from pipeline.preprocess.statistics import STATISTICS_NAME, check_findings, describe, label_statistics
 from pipeline.preprocess.survey import Counts, Survey
 from pipeline.preprocess.transform import FittedTransform
 from pipeline.preprocess.vocabulary import Encoding, HashBuckets, Vocabulary
@@ -29,7 +33,6 @@ from pipeline.schema import Schema
 from pipeline.shards.manifest import INDEX_NAME, SPLITS, DatasetIndex, write_index
 from pipeline.shards.vocabularies import VOCABULARIES_FOLDER, vocabulary_path
 
-STATISTICS_NAME = "statistics.json"
 STAGING_FOLDER = ".staging"
 STAGING_FORMAT = 1
 PLAN_NAME = "work.json"
@@ -64,12 +67,13 @@ def preprocess(
     shuffle_seed = config.seed if config.preprocess.shuffle else None
 
     survey, rows_by_part = Survey(), []
-    stage = partial(stage_part, log, staging, shuffle_seed)
+    stage = partial(stage_part, log, dataset_dir, staging, shuffle_seed)
     for one in _shown(executor.map(stage, parts), "partitions read", len(parts), progress):
         survey.add(one)
         rows_by_part.append([one.num_rows(split) for split in SPLITS])
+    survey.quarantine.check(config.preprocess.contract.max_quarantine_fraction)
     check_findings(survey, log.schema, config.preprocess)
-    fitted, num_distinct = _fit(log.schema, survey, staging, dataset_dir, len(parts), executor)
+    fitted, values = _fit(log.schema, survey, staging, dataset_dir, len(parts), executor)
 
     numbers = range(len(parts))
     if fitted.encodings:
@@ -82,7 +86,9 @@ def preprocess(
     encoded: Counts = Counter()
     for shard in written:
         encoded.update(shard.counts)
-    write_json(dataset_dir / STATISTICS_NAME, describe(log, survey, fitted, encoded, num_distinct))
+    statistics = describe(log, survey, fitted, encoded, values)
+    statistics["warnings"] = _added_columns(config, parts) + _drift(config, statistics, survey)
+    write_json(dataset_dir / STATISTICS_NAME, statistics)
     index = DatasetIndex(
         schema_fingerprint=log.schema.fingerprint(),
         data_schema=log.schema,
@@ -99,8 +105,8 @@ def preprocess(
 
 def _fit(
     schema: Schema, survey: Survey, staging: Path, dataset_dir: Path, num_parts: int, executor: Executor
-) -> tuple[FittedTransform, dict[str, int]]:
-    """The transform that the training rows make, and how many distinct values each vocabulary was chosen from."""
+) -> tuple[FittedTransform, dict[str, ValueProfile]]:
+    """The transform that the training rows make, and the training values that each vocabulary was chosen from."""
     owners = schema.table_owners()
     open_tables = {table: owner for table, owner in owners.items() if not owner.num_hash_buckets}
     ranges = plan_ranges({table: survey.num_distinct[table] for table in open_tables})
@@ -117,9 +123,31 @@ def _fit(
         else Vocabulary.load(vocabulary_path(dataset_dir, table))
         for table, owner in owners.items()
     }
-    fitted = FittedTransform(schema, encodings, {name: m.normalization() for name, m in survey.numbers.items()})
+    normalizations = {name: profile.moments.normalization() for name, profile in survey.numbers.items()}
+    fitted = FittedTransform(schema, encodings, normalizations)
     fitted.save_normalizations(dataset_dir)
-    return fitted, {table: sum(one.num_distinct for one in found) for table, found in merged.items()}
+    values = {table: ValueProfile() for table in open_tables}
+    for table, found in merged.items():
+        for one in found:
+            values[table] = values[table].merge(one.profile)
+    return fitted, values
+
+
+def _added_columns(config: RunConfig, parts: Sequence[Part]) -> list[str]:
+    """Warnings of columns that the contract, if there is one, does not list."""
+    columns = config.preprocess.contract.columns
+    sources = {part.partition.path: part.partition.source for part in parts} if columns else {}
+    return describe_added(columns, {str(path): read_column_names(source, path) for path, source in sources.items()})
+
+
+def _drift(config: RunConfig, statistics: dict[str, Any], survey: Survey) -> list[str]:
+    """Warnings of drift from the previous dataset, if the configuration names one; adds all findings to statistics."""
+    drift = config.preprocess.contract.drift
+    if drift.previous is None:
+        return []
+    findings = find_drift(read_previous(Path(drift.previous)), statistics, survey.numbers, drift)
+    statistics["drift"] = describe_drift(findings, drift.previous)
+    return check_drift(findings, drift)
 
 
 def _work(config: RunConfig, parts: Sequence[Part]) -> str:
@@ -156,7 +184,8 @@ def clear_folder(dataset_dir: Path) -> None:
         if (dataset_dir / INDEX_NAME).exists():
             (dataset_dir / INDEX_NAME).unlink()
             sync_folder(dataset_dir)
-        for pattern in (*(f"{split}-*.arrow" for split in SPLITS), STATISTICS_NAME, ".*.partial"):
+        written = (*(f"{split}-*.arrow" for split in SPLITS), "quarantine-*.parquet", STATISTICS_NAME, ".*.partial")
+        for pattern in written:
             for leftover in dataset_dir.glob(pattern):
                 leftover.unlink()
         for folder in (VOCABULARIES_FOLDER, STAGING_FOLDER):

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.errors import DataError
 from pipeline.preprocess.config import SourceConfig
-from pipeline.preprocess.formats import ENDINGS, count_group_rows, format_of, read_column_names, read_file
+from pipeline.preprocess.formats import ENDINGS, count_group_rows, cut_text, format_of, read_column_names, read_file
 
 # The key of a field's metadata that names the table which the column was joined from.
 JOINED_FROM = b"joined_from"
@@ -17,13 +17,14 @@ JOINED_FROM = b"joined_from"
 
 @dataclass(frozen=True)
 class Partition:
-    """Rows of one file that are read together: some of its row groups or record batches, or all of it."""
+    """Rows of one file that are read together: some of its row groups or record batches, or a range of its bytes."""
 
     source: SourceConfig
     path: Path
     first_row: int = 0
     num_rows: int | None = None
     groups: tuple[int, ...] = ()
+    byte_range: tuple[int, int] | None = None
 
 
 def list_files(source: SourceConfig) -> list[Path]:
@@ -75,13 +76,15 @@ def plan_partitions(source: SourceConfig, rows_per_partition: int) -> list[Parti
     """The partitions of all files, in order.
 
     Row groups (Parquet) or record batches (Arrow IPC) are taken together up to `rows_per_partition` rows, at least one
-    at a time; a CSV or JSON-lines file is one partition.
+    at a time; a CSV or JSON-lines file is cut at ends of lines, after about so many rows. A compressed text file is one
+    partition.
     """
     partitions = []
     for file in list_files(source):
         group_rows = count_group_rows(source, file)
         if group_rows is None:
-            partitions.append(Partition(source, file))
+            for range_ in cut_text(source, file, rows_per_partition):
+                partitions.append(Partition(source, file, range_.first_row, range_.num_rows, (), range_.bytes))
             continue
         first_row = 0
         for groups, rows in _grouped(group_rows, rows_per_partition):
@@ -110,7 +113,14 @@ def read_partition(partition: Partition, columns: Sequence[str], *, keep_diction
         DataError: the file cannot be read, or a column is not there or is there twice.
     """
     groups = partition.groups
-    return read_file(partition.source, partition.path, columns, groups, keep_dictionaries=keep_dictionaries)
+    return read_file(
+        partition.source,
+        partition.path,
+        columns,
+        groups,
+        byte_range=partition.byte_range,
+        keep_dictionaries=keep_dictionaries,
+    )
 
 
 def count_rows(partition: Partition) -> int:

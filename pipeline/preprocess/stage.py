@@ -7,19 +7,22 @@ not exist. A later one of ids, again a batch per table, says which row each text
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from pipeline.files import explaining_space, retry, write_json
+from pipeline.files import explaining_space, retry, write_atomically, write_json
 from pipeline.preprocess.distinct import Column, distinct_texts
 from pipeline.preprocess.formats import format_of
 from pipeline.preprocess.keys import key_type
-from pipeline.preprocess.labels import defined_rows, read_labels, read_weights, to_array
+from pipeline.preprocess.labels import defined_rows, read_weights, to_array
 from pipeline.preprocess.log import Part, RawLog, RawRows
 from pipeline.preprocess.normalize import Moments
+from pipeline.preprocess.profile import LengthProfile, NumberProfile
 from pipeline.preprocess.split import time_span
 from pipeline.preprocess.survey import Survey
 from pipeline.preprocess.text import Codes
@@ -29,6 +32,7 @@ from pipeline.shards.manifest import KEY_PREFIX, LABELS_COLUMN, SPARSE_PREFIX, S
 
 TRAIN = SPLITS.index("train")
 NUMBER_PREFIX = "number_"
+MAX_PART_ROWS = 1 << 40
 
 
 class StagedPart(NamedTuple):
@@ -83,10 +87,10 @@ def write_staged(path: Path, batches: Sequence[pa.RecordBatch]) -> None:
         retry(write, path)
 
 
-def stage_part(log: RawLog, folder: Path, shuffle_seed: int | None, part: Part) -> Survey:
-    """Stages one part, unless an earlier attempt has, and returns its survey.
+def stage_part(log: RawLog, dataset_dir: Path, folder: Path, shuffle_seed: int | None, part: Part) -> Survey:
+    """Stages one part in a folder, unless an earlier attempt has, and returns its survey.
 
-    Rows are in the order of the log within a split, or shuffled with a seed.
+    Rows are in the order of the log within a split, or shuffled with a seed. Bad ones go to the dataset's folder.
 
     Raises:
         DataError: a value that cannot be used, with its file and row.
@@ -100,7 +104,10 @@ def stage_part(log: RawLog, folder: Path, shuffle_seed: int | None, part: Part) 
     for table, missing in zip(log.tables, rows.missing, strict=True):
         survey.count(("joined_tables", table.path, "missing_keys"), rows.splits[missing])
     columns, texts = _stage_sparse(log.schema, rows, survey)
-    columns |= {f"{NUMBER_PREFIX}{f.name}": _stage_numbers(f, rows, survey) for f in log.schema.numeric_features}
+    # Numbers that no other row of the log has.
+    row_numbers = part.number * MAX_PART_ROWS + np.arange(len(rows.splits))
+    for feature in log.schema.numeric_features:
+        columns[NUMBER_PREFIX + feature.name] = _stage_numbers(feature, rows, row_numbers, survey)
     columns |= _stage_labels(log.schema, rows, survey)
     columns |= _stage_keys(log.schema, part, rows, survey)
     table = pa.table(columns)
@@ -109,6 +116,10 @@ def stage_part(log: RawLog, folder: Path, shuffle_seed: int | None, part: Part) 
     write_staged(staged.rows_path, [_one_batch(table)])
     if texts:
         write_staged(staged.texts_path, texts)
+    survey.quarantine = rows.quarantine
+    quarantined = dataset_dir / f"quarantine-{part.number:05d}.parquet"
+    if len(rows.bad):
+        write_atomically(quarantined, partial(pq.write_table, rows.bad), rows.bad.nbytes)
     write_json(staged.survey_path, survey.to_json())
     return survey
 
@@ -166,20 +177,21 @@ def _read_sparse(feature: SparseFeature, rows: RawRows, survey: Survey) -> tuple
         ("values", splits),
     ):
         survey.count((*path, name), counted)
+    survey.lengths[feature.name] = LengthProfile.of(lists.lengths[rows.splits == TRAIN])
     return lists.values, splits, lists.lengths
 
 
-def _stage_numbers(feature: NumericFeature, rows: RawRows, survey: Survey) -> pa.Array:
+def _stage_numbers(feature: NumericFeature, rows: RawRows, row_numbers: np.ndarray, survey: Survey) -> pa.Array:
     numbers = read_numbers(rows.table, feature, rows.source, rows.first_row)
     survey.count(("features", feature.name, "nulls"), rows.splits[numbers.is_null])
     survey.count(("features", feature.name, "non_finite"), rows.splits[numbers.is_non_finite])
-    training = numbers.values[rows.splits == TRAIN]
-    survey.numbers[feature.name] = Moments.of(training[~np.isnan(training)])
+    is_training = rows.splits == TRAIN
+    survey.numbers[feature.name] = NumberProfile.of(numbers.values[is_training], row_numbers[is_training])
     return pa.array(numbers.values)
 
 
 def _stage_labels(schema: Schema, rows: RawRows, survey: Survey) -> dict[str, pa.Array]:
-    labels = read_labels(schema, rows.table, rows.source, rows.first_row)
+    labels = rows.labels
     defined = defined_rows(schema, labels)
     weights = read_weights(schema.weight, rows.table, rows.source, rows.first_row) if schema.weight else None
     if weights is not None:

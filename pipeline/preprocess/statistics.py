@@ -1,15 +1,28 @@
 """`statistics.json`: what the raw log held and what became of it; and the checks that it holds enough to train on."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError
+from pipeline.files import retry
 from pipeline.preprocess.config import PreprocessConfig, TimeSplit
 from pipeline.preprocess.log import RawLog
+from pipeline.preprocess.profile import ValueProfile
 from pipeline.preprocess.survey import Counts, Survey
 from pipeline.preprocess.transform import FittedTransform
 from pipeline.schema import NUM_RESERVED_ROWS, NumericFeature, Schema
 from pipeline.shards.manifest import SPLITS, LabelStatistics
+
+STATISTICS_NAME = "statistics.json"
+
+
+def read_statistics(dataset_dir: Path) -> dict[str, Any]:
+    """What `describe` gave when the dataset was made; empty if it is not there."""
+    path = dataset_dir / STATISTICS_NAME
+    content: dict[str, Any] = json.loads(retry(path.read_bytes, path)) if path.is_file() else {}
+    return content
 
 
 def check_findings(findings: Survey, schema: Schema, config: PreprocessConfig) -> None:
@@ -70,11 +83,11 @@ def label_statistics(findings: Survey, schema: Schema) -> dict[str, LabelStatist
 
 
 def describe(
-    log: RawLog, findings: Survey, fitted: FittedTransform, encoded: Counts, num_distinct: Mapping[str, int]
+    log: RawLog, findings: Survey, fitted: FittedTransform, encoded: Counts, values: Mapping[str, ValueProfile]
 ) -> dict[str, Any]:
     """The content of statistics.json, each count by split.
 
-    `encoded` are the counts of the second pass, `num_distinct` the distinct training values of each vocabulary.
+    `encoded` are the counts of the second pass, `values` the training values of each table with a vocabulary.
     """
     content = _as_tree({**findings.counts, **encoded})
     for feature in log.schema.features:
@@ -82,7 +95,10 @@ def describe(
         measures["kind"] = feature.kind
         if isinstance(feature, NumericFeature):
             measures |= fitted.normalizations[feature.name].model_dump()
+            measures["profile"] = {"train": findings.numbers[feature.name].describe()}
             continue
+        if feature.name in findings.lengths:
+            measures["lengths"] = {"train": findings.lengths[feature.name].describe()}
         measures["table"] = feature.table_name
         measures["unseen_fraction"] = {
             split: measures["unseen"][split] / max(values, 1) for split, values in measures["values"].items()
@@ -92,11 +108,9 @@ def describe(
         if "classes" not in content["tasks"][task]:
             content["tasks"][task].setdefault("mean", {})[split] = labels.mean if labels.count else None
     content["tables"] = {name: {"rows": rows} for name, rows in fitted.table_rows.items()}
-    for name, number in num_distinct.items():
-        content["tables"][name] |= {
-            "distinct_values": number,
-            "kept_values": fitted.table_rows[name] - NUM_RESERVED_ROWS,
-        }
+    for name, profile in values.items():
+        content["tables"][name] |= {"kept_values": fitted.table_rows[name] - NUM_RESERVED_ROWS, **profile.describe()}
+    content["quarantine"] = findings.quarantine.describe()
     return content
 
 

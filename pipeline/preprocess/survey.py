@@ -2,7 +2,7 @@
 
 import base64
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ import pyarrow as pa
 
 from pipeline.preprocess.keys import unify
 from pipeline.preprocess.normalize import Moments
+from pipeline.preprocess.profile import LengthProfile, NumberProfile
+from pipeline.preprocess.quarantine import Quarantine
 from pipeline.preprocess.split import TimeSpan
 from pipeline.shards.manifest import SPLITS, Split
 
@@ -23,11 +25,13 @@ class Survey:
     """Of one part, or of all of them: `rows` by split, `num_distinct` texts by table."""
 
     counts: Counts = field(default_factory=Counter)
-    numbers: dict[str, Moments] = field(default_factory=dict)
+    numbers: dict[str, NumberProfile] = field(default_factory=dict)
+    lengths: dict[str, LengthProfile] = field(default_factory=dict)
     labels: dict[tuple[str, Split], Moments] = field(default_factory=dict)
     key_types: dict[str, list[pa.DataType | None]] = field(default_factory=dict)
     span: TimeSpan | None = None
     num_distinct: Counter[str] = field(default_factory=Counter)
+    quarantine: Quarantine = field(default_factory=Quarantine)
 
     def count(self, path: tuple[str, ...], splits: np.ndarray) -> None:
         """Adds, under `path` and each split, how often the split occurs."""
@@ -41,8 +45,11 @@ class Survey:
         """Adds the next part; in the order of the parts, so that sums do not depend on who made them."""
         self.counts.update(other.counts)
         self.num_distinct.update(other.num_distinct)
-        for name, moments in other.numbers.items():
-            self.numbers[name] = self.numbers.get(name, Moments()).merge(moments)
+        self.quarantine = self.quarantine.merge(other.quarantine)
+        for name, profile in other.numbers.items():
+            self.numbers[name] = self.numbers.get(name, NumberProfile()).merge(profile)
+        for name, lengths in other.lengths.items():
+            self.lengths[name] = self.lengths.get(name, LengthProfile()).merge(lengths)
         for key, moments in other.labels.items():
             self.labels[key] = self.labels.get(key, Moments()).merge(moments)
         for role, types in other.key_types.items():
@@ -57,22 +64,26 @@ class Survey:
     def to_json(self) -> dict[str, Any]:
         return {
             "counts": [[SEPARATOR.join(path), count] for path, count in self.counts.items()],
-            "numbers": {name: _dump_moments(moments) for name, moments in self.numbers.items()},
+            "numbers": {name: profile.to_json() for name, profile in self.numbers.items()},
+            "lengths": {name: lengths.counts.tolist() for name, lengths in self.lengths.items()},
             "labels": [[task, split, _dump_moments(moments)] for (task, split), moments in self.labels.items()],
             "key_types": {role: [_dump_type(type_) for type_ in types] for role, types in self.key_types.items()},
             "span": list(self.span) if self.span else None,
             "num_distinct": dict(self.num_distinct),
+            "quarantine": asdict(self.quarantine),
         }
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Survey":
         return cls(
             Counter({tuple(path.split(SEPARATOR)): count for path, count in content["counts"]}),
-            {name: _load_moments(values) for name, values in content["numbers"].items()},
+            {name: NumberProfile.from_json(values) for name, values in content["numbers"].items()},
+            {name: LengthProfile(np.array(counts)) for name, counts in content["lengths"].items()},
             {(task, split): _load_moments(values) for task, split, values in content["labels"]},
             {role: [_load_type(text) for text in types] for role, types in content["key_types"].items()},
             TimeSpan(*content["span"]) if content["span"] else None,
             Counter(content["num_distinct"]),
+            Quarantine(**content["quarantine"]),
         )
 
 

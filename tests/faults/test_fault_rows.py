@@ -23,7 +23,8 @@ from pipeline.errors import ArtifactError
 from pipeline.evaluate.run import evaluate
 from pipeline.executor import InProcessExecutor
 from pipeline.files import sha256_of
-from pipeline.preprocess.run import STATISTICS_NAME, preprocess
+from pipeline.preprocess.run import preprocess
+from pipeline.preprocess.statistics import STATISTICS_NAME
 from pipeline.run_config import RunConfig
 from pipeline.shards.assignment import SampleOrder
 from pipeline.shards.collate import Layout, collate

@@ -5,6 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_logs import log_columns, write_rows
 
 from pipeline.errors import DataError
@@ -139,3 +141,35 @@ def test_files_of_a_table_with_different_types_are_named(tmp_path: Path) -> None
     write_rows(tmp_path / "b.parquet", {"a": ["x"]})
     with pytest.raises(DataError, match="have columns of different types"):
         read_table(source(tmp_path), ["a"])
+
+
+CELLS = st.text(st.sampled_from('ab,"\n '), max_size=4)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=30), st.integers(1, 12), st.booleans())
+def test_a_text_file_is_cut_where_rows_end(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], rows_per_partition: int, is_csv: bool
+) -> None:
+    file = tmp_path_factory.mktemp("cut") / ("x.csv" if is_csv else "x.jsonl")
+    write_rows(file, {"a": [row[0] for row in rows], "b": [row[1] for row in rows]})
+    whole = read_table(source(file), ["b", "a"])
+    partitions = plan_partitions(source(file), rows_per_partition)
+    parts = [read_partition(partition, ["b", "a"]) for partition in partitions]
+    assert pa.concat_tables(parts).to_pylist() == whole.to_pylist()
+    assert sum(map(count_rows, partitions)) == len(whole)
+    first_row = 0
+    for partition, part in zip(partitions, parts, strict=True):
+        if partition.num_rows is not None:
+            assert (partition.first_row, partition.num_rows) == (first_row, len(part))
+        first_row += len(part)
+        if any('"' in cell for row in rows for cell in row):
+            break
+
+
+def test_a_long_text_file_is_many_partitions(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "x.csv", {"a": list(range(1000))})
+    assert len(plan_partitions(source(file), 100)) in (9, 10, 11)
+    assert len(plan_partitions(source(write_rows(tmp_path / "x.csv.gz", {"a": list(range(1000))})), 100)) == 1
+    file.write_text('a\n"never ends\n' + "1\n" * 1000)
+    assert len(plan_partitions(source(file), 100)) == 1
