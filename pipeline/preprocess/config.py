@@ -131,3 +131,6 @@ class PreprocessConfig(Section):
     rows_per_shard: int = Field(250_000, ge=1, description="at most; the shards of a split are equal within a row")
     shuffle: bool = Field(False, description="rows of a partition go to the shards of their split in random order")
     contract: ContractConfig = ContractConfig()
+    extend: str | None = Field(
+        None, description="an earlier dataset: its vocabularies get the new values, and its normalizations are kept"
+    )

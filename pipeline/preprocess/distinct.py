@@ -111,12 +111,14 @@ def merge_range(
 
 def write_vocabulary(
     folder: Path, merged: Sequence[Merged], max_size: int | None, earlier: Vocabulary | None, path: Path
-) -> None:
+) -> int:
     """Writes a table's vocabulary: the earlier one, then the new values of its ranges, the most frequent `max_size`.
 
-    Of values that are equally frequent at the limit, those with the lowest hashes are kept.
+    Of values that are equally frequent at the limit, those with the lowest hashes are kept. No earlier value gives way
+    to a new one. Returns how many new values were frequent enough and found no room.
     """
-    room = None if max_size is None else max(max_size - (earlier.num_values if earlier else 0), 0)
+    num_new = sum(sum(one.values_by_count.values()) for one in merged)
+    room = num_new if max_size is None else max(max_size - (earlier.num_values if earlier else 0), 0)
     least, num_ties = _threshold(merged, room)
 
     def batches() -> Iterator[pa.RecordBatch]:
@@ -131,14 +133,15 @@ def write_vocabulary(
                 yield batch.filter(pa.array(is_kept))
 
     write_batches(path, batches)
+    return max(num_new - room, 0)
 
 
-def _threshold(merged: Sequence[Merged], room: int | None) -> tuple[int, int]:
+def _threshold(merged: Sequence[Merged], room: int) -> tuple[int, int]:
     """The least count of a value that is kept, and how many values with exactly that count are."""
     total: Counter[int] = Counter()
     for one in merged:
         total.update(one.values_by_count)
-    if room is None or sum(total.values()) <= room:
+    if sum(total.values()) <= room:
         return 0, 0
     taken = 0
     for count in sorted(total, reverse=True):

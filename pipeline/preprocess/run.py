@@ -30,7 +30,7 @@ from pipeline.preprocess.transform import FittedTransform
 from pipeline.preprocess.vocabulary import Encoding, HashBuckets, Vocabulary
 from pipeline.run_config import RunConfig
 from pipeline.schema import Schema
-from pipeline.shards.manifest import INDEX_NAME, SPLITS, DatasetIndex, write_index
+from pipeline.shards.manifest import INDEX_NAME, SPLITS, DatasetIndex, check_schema, read_index, write_index
 from pipeline.shards.vocabularies import VOCABULARIES_FOLDER, vocabulary_path
 
 STAGING_FOLDER = ".staging"
@@ -73,7 +73,8 @@ def preprocess(
         rows_by_part.append([one.num_rows(split) for split in SPLITS])
     survey.quarantine.check(config.preprocess.contract.max_quarantine_fraction)
     check_findings(survey, log.schema, config.preprocess)
-    fitted, values = _fit(log.schema, survey, staging, dataset_dir, len(parts), executor)
+    earlier = _earlier(config)
+    fitted, tables = _fit(log.schema, survey, earlier, staging, dataset_dir, len(parts), executor)
 
     numbers = range(len(parts))
     if fitted.encodings:
@@ -86,7 +87,7 @@ def preprocess(
     encoded: Counts = Counter()
     for shard in written:
         encoded.update(shard.counts)
-    statistics = describe(log, survey, fitted, encoded, values)
+    statistics = describe(log, survey, fitted, encoded, tables)
     statistics["warnings"] = _added_columns(config, parts) + _drift(config, statistics, survey)
     write_json(dataset_dir / STATISTICS_NAME, statistics)
     index = DatasetIndex(
@@ -103,34 +104,69 @@ def preprocess(
     return index
 
 
+def _earlier(config: RunConfig) -> FittedTransform | None:
+    """What was fitted for the dataset that this one extends, if it extends one.
+
+    Raises:
+        ArtifactError: it is not complete, or has another schema.
+    """
+    if config.preprocess.extend is None:
+        return None
+    folder = Path(config.preprocess.extend)
+    index = read_index(folder)
+    check_schema(index, config.data_schema, folder)
+    return FittedTransform.load(folder, config.data_schema, index.vocabulary_version)
+
+
 def _fit(
-    schema: Schema, survey: Survey, staging: Path, dataset_dir: Path, num_parts: int, executor: Executor
-) -> tuple[FittedTransform, dict[str, ValueProfile]]:
-    """The transform that the training rows make, and the training values that each vocabulary was chosen from."""
+    schema: Schema,
+    survey: Survey,
+    earlier: FittedTransform | None,
+    staging: Path,
+    dataset_dir: Path,
+    num_parts: int,
+    executor: Executor,
+) -> tuple[FittedTransform, dict[str, dict[str, Any]]]:
+    """The transform that the training rows make, and what to tell of each table with a vocabulary."""
     owners = schema.table_owners()
     open_tables = {table: owner for table, owner in owners.items() if not owner.num_hash_buckets}
     ranges = plan_ranges({table: survey.num_distinct[table] for table in open_tables})
     min_counts = {table: owner.min_count for table, owner in open_tables.items()}
-    merge = partial(merge_range, staging, num_parts, list(owners), min_counts, {})
+    known = {
+        table: encoding
+        for table, encoding in (earlier.encodings if earlier else {}).items()
+        if isinstance(encoding, Vocabulary)
+    }
+    merge = partial(merge_range, staging, num_parts, list(owners), min_counts, known)
     merged: dict[str, list[Merged]] = {table: [] for table in open_tables}
     for one in executor.map(merge, ranges):
         merged[one.range.table].append(one)
+    told: dict[str, dict[str, Any]] = {}
     for table, owner in open_tables.items():
-        write_vocabulary(staging, merged[table], owner.max_size, None, vocabulary_path(dataset_dir, table))
+        before, path = known.get(table), vocabulary_path(dataset_dir, table)
+        refused = write_vocabulary(staging, merged[table], owner.max_size, before, path)
+        profile = ValueProfile()
+        for one in merged[table]:
+            profile = profile.merge(one.profile)
+        told[table] = {
+            **profile.describe(),
+            "kept_values": Vocabulary.load(path).num_values,
+            "earlier_values": before.num_values if before else 0,
+            "refused_values": refused,
+        }
     encodings: dict[str, Encoding] = {
         table: HashBuckets(owner.num_hash_buckets)
         if owner.num_hash_buckets
         else Vocabulary.load(vocabulary_path(dataset_dir, table))
         for table, owner in owners.items()
     }
-    normalizations = {name: profile.moments.normalization() for name, profile in survey.numbers.items()}
+    # Other numbers would mean something else to a model that was trained with the earlier ones.
+    normalizations = (
+        earlier.normalizations if earlier else {n: p.moments.normalization() for n, p in survey.numbers.items()}
+    )
     fitted = FittedTransform(schema, encodings, normalizations)
     fitted.save_normalizations(dataset_dir)
-    values = {table: ValueProfile() for table in open_tables}
-    for table, found in merged.items():
-        for one in found:
-            values[table] = values[table].merge(one.profile)
-    return fitted, values
+    return fitted, told
 
 
 def _added_columns(config: RunConfig, parts: Sequence[Part]) -> list[str]:
@@ -161,6 +197,7 @@ def _work(config: RunConfig, parts: Sequence[Part]) -> str:
         "seed": config.seed if config.preprocess.shuffle else None,
         "schema": config.data_schema.model_dump(mode="json"),
         "preprocess": config.preprocess.model_dump(mode="json"),
+        "earlier": read_index(Path(config.preprocess.extend)).vocabulary_version if config.preprocess.extend else None,
         "files": [[str(path), found.st_size, found.st_mtime_ns] for path, found in files.items()],
         "parts": [[str(part.partition.path), part.partition.first_row, part.first_row] for part in parts],
     }

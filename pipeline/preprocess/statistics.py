@@ -9,10 +9,9 @@ from pipeline.errors import DataError
 from pipeline.files import retry
 from pipeline.preprocess.config import PreprocessConfig, TimeSplit
 from pipeline.preprocess.log import RawLog
-from pipeline.preprocess.profile import ValueProfile
 from pipeline.preprocess.survey import Counts, Survey
 from pipeline.preprocess.transform import FittedTransform
-from pipeline.schema import NUM_RESERVED_ROWS, NumericFeature, Schema
+from pipeline.schema import NumericFeature, Schema
 from pipeline.shards.manifest import SPLITS, LabelStatistics
 
 STATISTICS_NAME = "statistics.json"
@@ -83,11 +82,11 @@ def label_statistics(findings: Survey, schema: Schema) -> dict[str, LabelStatist
 
 
 def describe(
-    log: RawLog, findings: Survey, fitted: FittedTransform, encoded: Counts, values: Mapping[str, ValueProfile]
+    log: RawLog, findings: Survey, fitted: FittedTransform, encoded: Counts, tables: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """The content of statistics.json, each count by split.
 
-    `encoded` are the counts of the second pass, `values` the training values of each table with a vocabulary.
+    `encoded` are the counts of the second pass, `tables` what is told of each table with a vocabulary.
     """
     content = _as_tree({**findings.counts, **encoded})
     for feature in log.schema.features:
@@ -108,8 +107,8 @@ def describe(
         if "classes" not in content["tasks"][task]:
             content["tasks"][task].setdefault("mean", {})[split] = labels.mean if labels.count else None
     content["tables"] = {name: {"rows": rows} for name, rows in fitted.table_rows.items()}
-    for name, profile in values.items():
-        content["tables"][name] |= {"kept_values": fitted.table_rows[name] - NUM_RESERVED_ROWS, **profile.describe()}
+    for name, told in tables.items():
+        content["tables"][name] |= told
     content["quarantine"] = findings.quarantine.describe()
     return content
 
