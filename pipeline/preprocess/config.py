@@ -65,13 +65,32 @@ class HashSplit(_FractionSplit):
     seed: int = 0
 
 
+SplitValues = Annotated[tuple[str | int | bool, ...], Field(min_length=1)]
+
+
+class ColumnSplit(Section):
+    """A column of the log says it: rows with these values are for validation and the test, all others for training."""
+
+    kind: Literal["column"]
+    column: str
+    validation: SplitValues
+    test: SplitValues
+
+    @model_validator(mode="after")
+    def _differ(self) -> "ColumnSplit":
+        both = {str(value) for value in self.validation} & {str(value) for value in self.test}
+        if both:
+            raise ValueError(f"validation and test both have {sorted(both)[0]!r}")
+        return self
+
+
 class OrderSplit(_FractionSplit):
     """Rows in file order: training first, then validation, the test last."""
 
     kind: Literal["order"]
 
 
-SplitConfig = Annotated[TimeSplit | HashSplit | OrderSplit, Field(discriminator="kind")]
+SplitConfig = Annotated[TimeSplit | HashSplit | ColumnSplit | OrderSplit, Field(discriminator="kind")]
 
 
 class ColumnContract(Section):

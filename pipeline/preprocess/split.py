@@ -1,6 +1,7 @@
-"""Which rows are for training, validation and test: by time, by a stable hash, or by their order."""
+"""Which rows are for training, validation and test: by time, by a stable hash, by a column, or by their order."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -9,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.preprocess.config import HashSplit, OrderSplit, SplitConfig, TimeSplit
+from pipeline.preprocess.config import ColumnSplit, HashSplit, OrderSplit, SplitConfig, TimeSplit
 from pipeline.preprocess.hashing import hash64
 from pipeline.preprocess.sources import locate
-from pipeline.preprocess.text import as_codes, is_text
+from pipeline.preprocess.text import as_codes, as_text, is_text
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ISO_TIME = re.compile(r"\d{4}-\d{2}-\d{2}([ T].*)?")
@@ -77,6 +78,8 @@ def assign_splits(
         )
     if isinstance(split, HashSplit):
         return _by_hash(split, column)
+    if isinstance(split, ColumnSplit):
+        return _by_column(split, column)
     boundaries = [_boundary(split.validation_from), _boundary(split.test_from)]
     values = _comparable(column, boundaries[0], split.column)
     splits = np.zeros(table.num_rows, np.int8)
@@ -106,6 +109,22 @@ def _by_hash(split: HashSplit, column: pa.ChunkedArray) -> np.ndarray:
     is_test = places < split.test_fraction
     is_validation = ~is_test & (places < split.test_fraction + split.validation_fraction)
     return np.where(is_test, 2, is_validation).astype(np.int8)
+
+
+def _by_column(split: ColumnSplit, column: pa.ChunkedArray) -> np.ndarray:
+    what = f"the split column {split.column!r}"
+    codes, texts = as_codes(column, what)
+    place_of = {
+        text: place for place, values in ((1, split.validation), (2, split.test)) for text in _texts(values, what)
+    }
+    places = np.array([place_of.get(text, 0) for text in texts.to_pylist()], np.int8)
+    found: np.ndarray = places[codes]
+    return found
+
+
+def _texts(values: Sequence[str | int | bool], what: str) -> list[str]:
+    texts: list[str] = as_text(pa.array([str(value) for value in values]), what).to_pylist()
+    return texts
 
 
 def _boundary(value: float | str) -> Any:

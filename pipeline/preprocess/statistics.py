@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.errors import DataError
 from pipeline.files import retry
-from pipeline.preprocess.config import PreprocessConfig, TimeSplit
+from pipeline.preprocess.config import ColumnSplit, PreprocessConfig, TimeSplit
 from pipeline.preprocess.log import RawLog
 from pipeline.preprocess.survey import Counts, Survey
 from pipeline.preprocess.transform import FittedTransform
@@ -66,6 +66,11 @@ def _check_splits(findings: Survey, config: PreprocessConfig) -> None:
         raise DataError(
             f"the {empty} split has no row ({found}); column {config.split.column!r} goes from {findings.span}",
             "move preprocess.split.validation_from or test_from",
+        )
+    if isinstance(config.split, ColumnSplit):
+        raise DataError(
+            f"the {empty} split has no row ({found})",
+            f"give values of column {config.split.column!r} under preprocess.split.validation and test",
         )
     raise DataError(
         f"the {empty} split has no row ({found})", "change the fractions of preprocess.split, or give more rows"

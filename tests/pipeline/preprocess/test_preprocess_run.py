@@ -27,7 +27,7 @@ from pipeline.preprocess.log import RawLog
 from pipeline.preprocess.run import preprocess
 from pipeline.preprocess.transform import FittedTransform
 from pipeline.run_config import RunConfig
-from pipeline.shards.manifest import DatasetIndex, read_index, verify_shards
+from pipeline.shards.manifest import SPLITS, DatasetIndex, read_index, verify_shards
 from pipeline.shards.vocabularies import digest_vocabulary
 
 
@@ -299,6 +299,27 @@ def test_hash_and_order_splits_cover_every_row(tmp_path: Path) -> None:
         assert sorted(time for values in times.values() for time in values) == list(range(NUM_ROWS))
         if split["kind"] == "order":
             assert times["validation"] == [11, 12, 13, 14]
+
+
+def test_a_column_can_say_the_split(tmp_path: Path) -> None:
+    split = {"kind": "column", "column": "city", "validation": ["york"], "test": ["hull", "nowhere"]}
+    columns = log_columns() | {"city": [["york", "bath", "hull"][row % 3] for row in range(NUM_ROWS)]}
+    config = prepare(tmp_path, columns, split=split)
+    index = run(config)
+    for name, first in zip(SPLITS, (1, 0, 2), strict=True):
+        assert read_split(config, index, name)["key_time"].to_pylist() == list(range(first, NUM_ROWS, 3))
+    fails(
+        tmp_path / "none",
+        DataError,
+        "the test split has no row .*column 'city'",
+        columns,
+        split=split | {"test": ["x"]},
+    )
+    fails(tmp_path / "null", DataError, "the split column 'city' is null in .*row 1", log_columns(), split=split)
+    with pytest.raises(ConfigError, match="validation and test both have 'york'"):
+        prepare(tmp_path / "both", split=split | {"test": ["york"]})
+    numbers = {"kind": "column", "column": "minute", "validation": [14, 15], "test": [16]}
+    assert run(prepare(tmp_path / "numbers", split=numbers)).num_rows("validation") == 2
 
 
 @pytest.mark.parametrize(
