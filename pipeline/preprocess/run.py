@@ -60,7 +60,10 @@ def preprocess(
         )
     log, parts = open_log(config, executor)
     staging = dataset_dir / STAGING_FOLDER
-    if not _is_the_same_work(staging, config, parts):
+    if _is_the_same_work(staging, config, parts):
+        for leftover in dataset_dir.rglob(".*.partial"):
+            leftover.unlink()
+    else:
         clear_folder(dataset_dir)
         write_text(staging / PLAN_NAME, _work(config, parts))
     dump(config, config.workspace_dir)
