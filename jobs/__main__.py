@@ -6,7 +6,7 @@ import traceback
 
 import typer
 
-from jobs import doctor, evaluate, plan, preprocess, run, score, simulate, train
+from jobs import doctor, evaluate, json_schema, plan, preprocess, run, score, simulate, train
 from pipeline.errors import GatehouseError
 
 INTERRUPTED_EXIT_CODE = 130
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 for verb in (run, simulate, preprocess, train, evaluate, score, plan, doctor):
     app.command(verb.__name__.rpartition(".")[2])(verb.main)
+app.command("json-schema")(json_schema.main)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from torchrec.streamable import Pipelineable
 class Batch(Pipelineable):  # type: ignore[misc]
     """`dense` [B, D]; `sparse` with F keys and stride B; `labels` [B, T], NaN where null; `weights` [B], 0 = padding.
 
+    The ids of `sparse` have weights of their own if any feature is weighted.
     `position` is the (epoch, step) at which the reader goes on after this batch.
     """
 

@@ -3,7 +3,7 @@
 Shapes: B rows, D numeric inputs, I width of the result, G groups of tables, K embedding width, N values of a history.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -40,7 +40,8 @@ class FrontEnd(nn.Module):
     `feature_names` in their order.
 
     The tables pool by sum and the mean is taken here, so that it is the same under every sharding plan: torchrec 1.8
-    does not divide the sums of grid-sharded tables, and adds 1e-6 to the counts of row-wise ones.
+    does not divide the sums of grid-sharded tables, and adds 1e-6 to the counts of row-wise ones. With `weighted`
+    features all ids of `sparse` have weights, and each mean is the weighted one, zeros where all weights are 0.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class FrontEnd(nn.Module):
         *,
         groups: Sequence[str] = ("",),
         attention: Mapping[str, Attended] | None = None,
+        weighted: Collection[str] = (),
         interaction: Callable[[Inputs], nn.Module] | None = None,
     ) -> None:
         super().__init__()
@@ -63,6 +65,10 @@ class FrontEnd(nn.Module):
         table_of_feature = {feature: table for table in tables for feature in table.feature_names}
         _check_attention(self.attention, table_of_feature)
         attended = {table_of_feature[history].name for history in self.attention}
+        for name in weighted:
+            if table_of_feature[name].name in attended:
+                raise ValueError(f"{name!r} is weighted, and its table is read by attention, which knows no weights")
+        self._is_weighted = bool(weighted)
         self.bag_features = [name for name in feature_names if table_of_feature[name].name not in attended]
         self._num_features = len(feature_names)
         self._bag_places = [place for place, name in enumerate(feature_names) if name in self.bag_features]
@@ -83,7 +89,9 @@ class FrontEnd(nn.Module):
             else {name: name for name in table_of_feature}
             for group in groups
         ]
-        self.embeddings = EmbeddingBagCollection(tables=bags, device=device) if bags else None
+        self.embeddings = (
+            EmbeddingBagCollection(tables=bags, is_weighted=self._is_weighted, device=device) if bags else None
+        )
         self.sequences = _sequence_collection(sequences, device) if sequences else None
         self.activation_units = nn.ModuleDict(
             {
@@ -121,9 +129,9 @@ class FrontEnd(nn.Module):
         if bags is not None:
             # By key: the order of a sharded collection's own values depends on the sharding plan.
             names = [[keys[name] for name in self.bag_features] for keys in self._keys]
-            count_BI = self._bag_counts(sparse)
+            weight_BI = self._bag_weights(sparse)
             for part, sums_BI in zip(parts, KeyedTensor.regroup([bags], names), strict=True):
-                part.append(sums_BI / count_BI)
+                part.append(sums_BI / weight_BI)
         if sequences is not None:
             for place, (part, keys) in enumerate(zip(parts, self._keys, strict=True)):
                 values = {name: sequences[keys[name]] for name in self.sequence_features}
@@ -141,11 +149,18 @@ class FrontEnd(nn.Module):
         """The collections of tables, which are sharded."""
         return [part for part in (self.embeddings, self.sequences) if part is not None]
 
-    def _bag_counts(self, sparse: KeyedJaggedTensor) -> Tensor:
-        """How many values each pooled feature of a row has, at least 1, once per column of the feature: [B, I]."""
-        counts_FB = sparse.lengths().view(self._num_features, -1)[self._bag_places]
-        count_BI: Tensor = counts_FB.clamp(min=1).T.repeat_interleave(self.bag_widths, dim=1)
-        return count_BI
+    def _bag_weights(self, sparse: KeyedJaggedTensor) -> Tensor:
+        """The sum of the weights of each pooled feature of a row, or how many values it has, or 1 where that is 0.
+
+        Once per column of the feature: [B, I].
+        """
+        sums = sparse.lengths()
+        if self._is_weighted:
+            sums = sum_segments(sparse.weights(), sums)
+        sums_FB = sums.view(self._num_features, -1)[self._bag_places]
+        sums_FB = torch.where(sums_FB > 0, sums_FB, 1)
+        weight_BI: Tensor = sums_FB.T.repeat_interleave(self.bag_widths, dim=1)
+        return weight_BI
 
     def _read(self, name: str, place: int, values: Mapping[str, JaggedTensor]) -> Tensor:
         """One feature of an attended table: [B, K], by attention, or the mean as in every other table."""

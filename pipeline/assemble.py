@@ -18,7 +18,7 @@ from models.multitask import MultiTaskModel, table_groups
 from models.tasks import Task
 from pipeline.config import Section, build, nearest, or_else
 from pipeline.errors import ConfigError
-from pipeline.schema import Schema
+from pipeline.schema import Schema, WeightedMultiValuedFeature
 from pipeline.shards.manifest import DatasetIndex
 from pipeline.train.config import ChoiceConfig, ModelConfig
 
@@ -150,6 +150,7 @@ def _make_model(
             table_device,
             groups=table_groups(body_class, tasks),
             attention={name: Attended(read.target, read.widths) for name, read in chosen.attention.items()},
+            weighted=[f.name for f in schema.sparse_features if isinstance(f, WeightedMultiValuedFeature)],
             interaction=interaction,
         )
     body = _make("model.body", BODIES, config.body, front_end.inputs, tasks)

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from pipeline.config import nearest
 from pipeline.errors import DataError
 from pipeline.preprocess.config import ColumnContract, ContractConfig, OrderSplit, SplitConfig
+from pipeline.preprocess.features import judge_dense, judge_sparse
 from pipeline.preprocess.labels import (
     impossible_rows,
     judge_labels,
@@ -27,7 +28,7 @@ from pipeline.preprocess.labels import (
 )
 from pipeline.preprocess.sources import file_of
 from pipeline.preprocess.text import as_codes, as_text, is_list, is_text
-from pipeline.schema import Schema
+from pipeline.schema import BucketedFeature, NumericFeature, Schema
 
 # Values or reasons in one message.
 MAX_LISTED = 8
@@ -222,14 +223,12 @@ def _input_rules(schema: Schema, split: SplitConfig, table: pa.Table, source: st
     if not isinstance(split, OrderSplit):
         is_null = np.asarray(pc.is_null(table.column(split.column), nan_is_null=True))
         yield Rule(is_null, f"the split column {split.column!r} is null", split.column, fix)
-    for feature in schema.numeric_features:
-        name, what = feature.source_column, f"feature {feature.name!r}"
-        if is_text(_plain_type(table.column(name).type)):
-            yield Rule(np.asarray(unparsable(table.column(name), pa.float64())), f"{what} is not a number", name, fix)
-        if feature.log1p:
-            values, _ = parse_leniently(table, name, what, source)
-            values = values if feature.clip is None else np.clip(values, *feature.clip)
-            yield Rule(values < 0, f"{what} is below 0, where log1p has no use", name, fix)
+    for feature in schema.features:
+        if isinstance(feature, NumericFeature | BucketedFeature):
+            _, faults = judge_dense(table, feature, source)
+        else:
+            _, faults = judge_sparse(table, feature, source, schema.keys.time)
+        yield from (Rule(fault.is_wrong, fault.reason, fault.column, fault.fix) for fault in faults)
     if schema.weight:
         weights = judge_weights(schema.weight, table, source)
         yield Rule(weights.is_wrong, weights.rule, schema.weight, weights.fix)

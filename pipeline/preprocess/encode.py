@@ -12,16 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.preprocess.keys import to_key
-from pipeline.preprocess.stage import NUMBER_PREFIX, StagedPart, map_batches, write_staged
+from pipeline.preprocess.stage import NUMBER_PREFIX, StagedPart, map_batches, text_tables, write_staged
 from pipeline.preprocess.survey import Counts
 from pipeline.preprocess.transform import FittedTransform
-from pipeline.schema import NULL_ROW, UNSEEN_ROW
+from pipeline.schema import NULL_ROW, UNSEEN_ROW, BucketedFeature, WeightedMultiValuedFeature
 from pipeline.shards.manifest import (
     KEY_PREFIX,
     LABELS_COLUMN,
     SPARSE_PREFIX,
     SPLITS,
     WEIGHT_COLUMN,
+    WEIGHTS_PREFIX,
     ShardEntry,
     Split,
     shard_schema,
@@ -102,7 +103,8 @@ def look_up_part(fitted: FittedTransform, folder: Path, number: int) -> None:
     """Writes the table row of each distinct text of a staged part, the null row last in each table."""
     staged = StagedPart(folder, number)
     ids = []
-    for encoding, texts in zip(fitted.encodings.values(), map_batches(staged.texts_path), strict=True):
+    for table, texts in zip(text_tables(fitted.schema), map_batches(staged.texts_path), strict=True):
+        encoding = fitted.encodings[table]
         rows = np.append(encoding.rows_of(texts.column("value"), np.asarray(texts.column("hash"))), NULL_ROW)
         ids.append(pa.RecordBatch.from_arrays([pa.array(rows)], names=["id"]))
     write_staged(staged.ids_path, ids)
@@ -132,15 +134,22 @@ def write_planned(
 def _encode(fitted: FittedTransform, key_types: dict[str, pa.DataType], staged: StagedPart, piece: Piece) -> pa.Table:
     rows = staged.read_rows(piece.first_row, piece.num_rows)
     schema = shard_schema(fitted.schema, fitted.table_rows, key_types)
-    batches = map_batches(staged.ids_path) if fitted.encodings else []
-    ids = {table: np.asarray(own.column("id")) for table, own in zip(fitted.encodings, batches, strict=True)}
+    tables = text_tables(fitted.schema)
+    batches = map_batches(staged.ids_path) if tables else []
+    ids = {table: np.asarray(own.column("id")) for table, own in zip(tables, batches, strict=True)}
     columns: list[pa.Array | pa.ChunkedArray] = []
     for feature in fitted.schema.sparse_features:
         type_ = schema.field(SPARSE_PREFIX + feature.name).type
+        if isinstance(feature, BucketedFeature):
+            numbers = rows.column(NUMBER_PREFIX + feature.name).to_numpy()
+            columns.append(pa.array(fitted.bucket_rows(feature.name, numbers), type_))
+            continue
         columns.append(_ids_of(rows.column(SPARSE_PREFIX + feature.name), ids[feature.table_name], type_))
+        if isinstance(feature, WeightedMultiValuedFeature):
+            columns.append(rows.column(WEIGHTS_PREFIX + feature.name))
     if fitted.schema.numeric_features:
-        numbers = {f.name: rows.column(NUMBER_PREFIX + f.name).to_numpy() for f in fitted.schema.numeric_features}
-        columns.append(fitted.dense_of(numbers, piece.num_rows))
+        inputs = {f.name: rows.column(NUMBER_PREFIX + f.name).to_numpy() for f in fitted.schema.numeric_features}
+        columns.append(fitted.dense_of(inputs, piece.num_rows))
     columns.append(rows.column(LABELS_COLUMN))
     if fitted.schema.weight:
         columns.append(rows.column(WEIGHT_COLUMN))

@@ -23,11 +23,11 @@ from pipeline.preprocess.formats import read_column_names
 from pipeline.preprocess.log import Part, open_log
 from pipeline.preprocess.profile import ValueProfile
 from pipeline.preprocess.sources import list_files
-from pipeline.preprocess.stage import stage_part
+from pipeline.preprocess.stage import stage_part, text_tables
 from pipeline.preprocess.statistics import STATISTICS_NAME, check_findings, describe, label_statistics
 from pipeline.preprocess.survey import Counts, Survey
-from pipeline.preprocess.transform import FittedTransform
-from pipeline.preprocess.vocabulary import Encoding, HashBuckets, Vocabulary
+from pipeline.preprocess.transform import FittedTransform, load_encodings
+from pipeline.preprocess.vocabulary import Vocabulary
 from pipeline.run_config import RunConfig
 from pipeline.schema import Schema
 from pipeline.shards.manifest import INDEX_NAME, SPLITS, DatasetIndex, check_schema, read_index, write_index
@@ -80,7 +80,7 @@ def preprocess(
     fitted, tables = _fit(log.schema, survey, earlier, staging, dataset_dir, len(parts), executor)
 
     numbers = range(len(parts))
-    if fitted.encodings:
+    if text_tables(log.schema):
         for _ in executor.map(partial(look_up_part, fitted, staging), numbers):
             pass
     key_types = survey.unified_keys()
@@ -131,8 +131,7 @@ def _fit(
     executor: Executor,
 ) -> tuple[FittedTransform, dict[str, dict[str, Any]]]:
     """The transform that the training rows make, and what to tell of each table with a vocabulary."""
-    owners = schema.table_owners()
-    open_tables = {table: owner for table, owner in owners.items() if not owner.num_hash_buckets}
+    open_tables = schema.vocabulary_owners()
     ranges = plan_ranges({table: survey.num_distinct[table] for table in open_tables})
     min_counts = {table: owner.min_count for table, owner in open_tables.items()}
     known = {
@@ -140,7 +139,7 @@ def _fit(
         for table, encoding in (earlier.encodings if earlier else {}).items()
         if isinstance(encoding, Vocabulary)
     }
-    merge = partial(merge_range, staging, num_parts, list(owners), min_counts, known)
+    merge = partial(merge_range, staging, num_parts, text_tables(schema), min_counts, known)
     merged: dict[str, list[Merged]] = {table: [] for table in open_tables}
     for one in executor.map(merge, ranges):
         merged[one.range.table].append(one)
@@ -157,18 +156,17 @@ def _fit(
             "earlier_values": before.num_values if before else 0,
             "refused_values": refused,
         }
-    encodings: dict[str, Encoding] = {
-        table: HashBuckets(owner.num_hash_buckets)
-        if owner.num_hash_buckets
-        else Vocabulary.load(vocabulary_path(dataset_dir, table))
-        for table, owner in owners.items()
-    }
     # Other numbers would mean something else to a model that was trained with the earlier ones.
-    normalizations = (
-        earlier.normalizations if earlier else {n: p.moments.normalization() for n, p in survey.numbers.items()}
-    )
-    fitted = FittedTransform(schema, encodings, normalizations)
-    fitted.save_normalizations(dataset_dir)
+    if earlier:
+        normalizations, boundaries = earlier.normalizations, earlier.boundaries
+    else:
+        normalizations = {f.name: survey.numbers[f.name].moments.normalization() for f in schema.numeric_features}
+        boundaries = {
+            feature.name: feature.boundaries or survey.samples[feature.name].boundaries(feature.num_buckets or 0)
+            for feature in schema.bucketed_features
+        }
+    fitted = FittedTransform(schema, load_encodings(dataset_dir, schema), normalizations, boundaries)
+    fitted.save_numbers(dataset_dir)
     return fitted, told
 
 

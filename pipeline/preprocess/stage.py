@@ -17,18 +17,19 @@ import pyarrow.parquet as pq
 
 from pipeline.files import explaining_space, retry, write_atomically, write_json
 from pipeline.preprocess.distinct import Column, distinct_texts
+from pipeline.preprocess.features import read_dense, read_sparse
 from pipeline.preprocess.formats import format_of
 from pipeline.preprocess.keys import key_type
 from pipeline.preprocess.labels import defined_rows, read_weights, to_array
 from pipeline.preprocess.log import Part, RawLog, RawRows
-from pipeline.preprocess.normalize import Moments
+from pipeline.preprocess.normalize import Moments, QuantileSample
 from pipeline.preprocess.profile import LengthProfile, NumberProfile
 from pipeline.preprocess.split import time_span
 from pipeline.preprocess.survey import Survey
-from pipeline.preprocess.text import Codes
-from pipeline.preprocess.transform import read_codes, read_lists, read_numbers
-from pipeline.schema import CategoricalFeature, NumericFeature, Schema, SparseFeature
-from pipeline.shards.manifest import KEY_PREFIX, LABELS_COLUMN, SPARSE_PREFIX, SPLITS, WEIGHT_COLUMN
+from pipeline.preprocess.transform import as_lists
+from pipeline.preprocess.values import SparseValues
+from pipeline.schema import BucketedFeature, NumericFeature, Schema, TextFeature
+from pipeline.shards.manifest import KEY_PREFIX, LABELS_COLUMN, SPARSE_PREFIX, SPLITS, WEIGHT_COLUMN, WEIGHTS_PREFIX
 
 TRAIN = SPLITS.index("train")
 NUMBER_PREFIX = "number_"
@@ -106,8 +107,13 @@ def stage_part(log: RawLog, dataset_dir: Path, folder: Path, shuffle_seed: int |
     columns, texts = _stage_sparse(log.schema, rows, survey)
     # Numbers that no other row of the log has.
     row_numbers = part.number * MAX_PART_ROWS + np.arange(len(rows.splits))
-    for feature in log.schema.numeric_features:
+    measured: list[NumericFeature | BucketedFeature] = [*log.schema.numeric_features, *log.schema.bucketed_features]
+    for feature in measured:
         columns[NUMBER_PREFIX + feature.name] = _stage_numbers(feature, rows, row_numbers, survey)
+        if isinstance(feature, BucketedFeature) and feature.boundaries is None:
+            values, is_training = columns[NUMBER_PREFIX + feature.name].to_numpy(), rows.splits == TRAIN
+            chosen = np.flatnonzero(is_training & ~np.isnan(values))
+            survey.samples[feature.name] = QuantileSample.of(values[chosen], part.number, chosen)
     columns |= _stage_labels(log.schema, rows, survey)
     columns |= _stage_keys(log.schema, part, rows, survey)
     table = pa.table(columns)
@@ -140,49 +146,58 @@ def _order(splits: np.ndarray, shuffle_seed: int | None, number: int) -> np.ndar
 
 
 def _stage_sparse(schema: Schema, rows: RawRows, survey: Survey) -> tuple[dict[str, pa.Array], list[pa.RecordBatch]]:
-    """The staged columns of the sparse features, and the distinct texts of each table."""
-    read = {feature.name: _read_sparse(feature, rows, survey) for feature in schema.sparse_features}
+    """The staged columns of the features that are looked up by text, and the distinct texts of each of their tables."""
+    features = [feature for feature in schema.sparse_features if not isinstance(feature, BucketedFeature)]
+    read = {feature.name: _read_sparse(feature, schema, rows, survey) for feature in features}
     columns: dict[str, pa.Array] = {}
     texts = []
-    for table in schema.table_owners():
-        names = [feature.name for feature in schema.sparse_features if feature.table_name == table]
-        own_texts, places = distinct_texts([Column(read[name][0], read[name][1] == TRAIN) for name in names])
+    for table in text_tables(schema):
+        names = [feature.name for feature in features if feature.table_name == table]
+        is_training = [_splits_of(read[name], rows) == TRAIN for name in names]
+        own = [Column(read[name].codes, chosen) for name, chosen in zip(names, is_training, strict=True)]
+        own_texts, places = distinct_texts(own)
         survey.num_distinct[table] = len(own_texts)
         texts.append(own_texts)
-        for name, own in zip(names, places, strict=True):
-            lengths = read[name][2]
-            values = pa.array(own, pa.int32())
-            if lengths is not None:
-                offsets = pa.array(np.append(0, np.cumsum(lengths)).astype(np.int32))
-                values = pa.ListArray.from_arrays(offsets, values)
-            columns[SPARSE_PREFIX + name] = values
+        for name, of_feature in zip(names, places, strict=True):
+            values, weights = pa.array(of_feature, pa.int32()), read[name].weights
+            lengths = read[name].lengths
+            columns[SPARSE_PREFIX + name] = values if lengths is None else as_lists(values, lengths)
+            if weights is not None and lengths is not None:
+                columns[WEIGHTS_PREFIX + name] = as_lists(pa.array(weights), lengths)
     return columns, texts
 
 
-def _read_sparse(feature: SparseFeature, rows: RawRows, survey: Survey) -> tuple[Codes, np.ndarray, np.ndarray | None]:
-    """Counts, and returns the values of a feature, the split of each, and how many each row has if not one."""
-    path = ("features", feature.name)
-    if isinstance(feature, CategoricalFeature):
-        codes = read_codes(rows.table, feature, rows.source)
-        survey.count((*path, "nulls"), rows.splits[codes.codes < 0])
-        survey.count((*path, "values"), rows.splits)
-        return codes, rows.splits, None
-    lists = read_lists(rows.table, feature, rows.source)
-    splits = np.repeat(rows.splits, lists.lengths)
-    for name, counted in (
-        ("null_lists", rows.splits[lists.is_null]),
-        ("empty_lists", rows.splits[~lists.is_null & (lists.lengths == 0)]),
-        ("cut_lists", rows.splits[lists.is_cut]),
-        ("nulls", splits[lists.values.codes < 0]),
-        ("values", splits),
-    ):
-        survey.count((*path, name), counted)
-    survey.lengths[feature.name] = LengthProfile.of(lists.lengths[rows.splits == TRAIN])
-    return lists.values, splits, lists.lengths
+def text_tables(schema: Schema) -> list[str]:
+    """The tables whose rows are looked up by text, in the order that a staged part has them in."""
+    return [table for table, owner in schema.table_owners().items() if not isinstance(owner, BucketedFeature)]
 
 
-def _stage_numbers(feature: NumericFeature, rows: RawRows, row_numbers: np.ndarray, survey: Survey) -> pa.Array:
-    numbers = read_numbers(rows.table, feature, rows.source, rows.first_row)
+def _splits_of(values: SparseValues, rows: RawRows) -> np.ndarray:
+    """The split of each value."""
+    return rows.splits if values.lengths is None else np.repeat(rows.splits, values.lengths)
+
+
+def _read_sparse(feature: TextFeature, schema: Schema, rows: RawRows, survey: Survey) -> SparseValues:
+    values = read_sparse(rows.table, feature, rows.source, rows.first_row, schema.keys.time)
+    path, splits = ("features", feature.name), _splits_of(values, rows)
+    survey.count((*path, "nulls"), splits[values.codes.codes < 0])
+    survey.count((*path, "values"), splits)
+    if values.lengths is None:
+        return values
+    survey.count((*path, "null_lists"), rows.splits[values.is_null])
+    survey.count((*path, "empty_lists"), rows.splits[~values.is_null & (values.lengths == 0)])
+    survey.count((*path, "cut_lists"), rows.splits[values.is_cut])
+    for name, counts in values.counts.items():
+        survey.count((*path, name), np.repeat(rows.splits, counts))
+    survey.lengths[feature.name] = LengthProfile.of(values.lengths[rows.splits == TRAIN])
+    return values
+
+
+def _stage_numbers(
+    feature: NumericFeature | BucketedFeature, rows: RawRows, row_numbers: np.ndarray, survey: Survey
+) -> pa.Array:
+    numbers = read_dense(rows.table, feature, rows.source, rows.first_row)
+    survey.count(("features", feature.name, "values"), rows.splits)
     survey.count(("features", feature.name, "nulls"), rows.splits[numbers.is_null])
     survey.count(("features", feature.name, "non_finite"), rows.splits[numbers.is_non_finite])
     is_training = rows.splits == TRAIN

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.preprocess.keys import unify
-from pipeline.preprocess.normalize import Moments
+from pipeline.preprocess.normalize import Moments, QuantileSample
 from pipeline.preprocess.profile import LengthProfile, NumberProfile
 from pipeline.preprocess.quarantine import Quarantine
 from pipeline.preprocess.split import TimeSpan
@@ -27,6 +27,7 @@ class Survey:
     counts: Counts = field(default_factory=Counter)
     numbers: dict[str, NumberProfile] = field(default_factory=dict)
     lengths: dict[str, LengthProfile] = field(default_factory=dict)
+    samples: dict[str, QuantileSample] = field(default_factory=dict)
     labels: dict[tuple[str, Split], Moments] = field(default_factory=dict)
     key_types: dict[str, list[pa.DataType | None]] = field(default_factory=dict)
     span: TimeSpan | None = None
@@ -52,6 +53,8 @@ class Survey:
             self.lengths[name] = self.lengths.get(name, LengthProfile()).merge(lengths)
         for key, moments in other.labels.items():
             self.labels[key] = self.labels.get(key, Moments()).merge(moments)
+        for name, sample in other.samples.items():
+            self.samples[name] = self.samples.get(name, QuantileSample()).merge(sample)
         for role, types in other.key_types.items():
             self.key_types.setdefault(role, []).extend(types)
         if other.span:
@@ -66,6 +69,7 @@ class Survey:
             "counts": [[SEPARATOR.join(path), count] for path, count in self.counts.items()],
             "numbers": {name: profile.to_json() for name, profile in self.numbers.items()},
             "lengths": {name: lengths.counts.tolist() for name, lengths in self.lengths.items()},
+            "samples": {name: sample.to_text() for name, sample in self.samples.items()},
             "labels": [[task, split, _dump_moments(moments)] for (task, split), moments in self.labels.items()],
             "key_types": {role: [_dump_type(type_) for type_ in types] for role, types in self.key_types.items()},
             "span": list(self.span) if self.span else None,
@@ -79,6 +83,7 @@ class Survey:
             Counter({tuple(path.split(SEPARATOR)): count for path, count in content["counts"]}),
             {name: NumberProfile.from_json(values) for name, values in content["numbers"].items()},
             {name: LengthProfile(np.array(counts)) for name, counts in content["lengths"].items()},
+            {name: QuantileSample.from_text(text) for name, text in content["samples"].items()},
             {(task, split): _load_moments(values) for task, split, values in content["labels"]},
             {role: [_load_type(text) for text in types] for role, types in content["key_types"].items()},
             TimeSpan(*content["span"]) if content["span"] else None,

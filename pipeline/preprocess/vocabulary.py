@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -146,10 +147,13 @@ class HashBuckets:
         return f"hash64 into {self.num_buckets}"
 
 
-Encoding = Vocabulary | HashBuckets
+class Rows(Protocol):
+    """What gives each text its row."""
+
+    def rows_of(self, texts: pa.StringArray, hashes: np.ndarray | None = None) -> np.ndarray: ...
 
 
-def encode(codes: Codes, encoding: Encoding) -> np.ndarray:
+def encode(codes: Codes, encoding: Rows) -> np.ndarray:
     """The int64 table row of each value: `NULL_ROW` for null."""
     rows: np.ndarray = np.append(encoding.rows_of(codes.texts), NULL_ROW)[codes.codes]
     return rows

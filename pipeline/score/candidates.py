@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.preprocess.formats import check_columns, read_column_names
 from pipeline.preprocess.join import JoinTable, join_tables, load_tables, plan_columns
 from pipeline.preprocess.sources import Partition, plan_partitions, read_partition
@@ -68,7 +68,8 @@ class Candidates:
         tables = [
             table.model_copy(update={"path": config.input_path(table.path)}) for table in config.preprocess.tables
         ]
-        needed = [*self.keys, *(feature.source_column for feature in self.schema.features)]
+        columns_of = {feature.name: self.schema.columns_of(feature) for feature in self.schema.features}
+        needed = [*self.keys, *(column for columns in columns_of.values() for column in columns)]
         plan = plan_columns([*names, self.item_key], str(file), tables, needed)
         of_request = [name for name in plan.log if name != self.item_key]
         self.columns = list(dict.fromkeys([*of_request, self.items_column]))
@@ -81,7 +82,7 @@ class Candidates:
             else:
                 self.item_tables.append(table)
         check_columns(self.keys, of_request, file)
-        is_of_request = [feature.source_column in of_request for feature in self.schema.features]
+        is_of_request = [_is_of_request(name, columns, of_request) for name, columns in columns_of.items()]
         self.request_transform = _restrict(fitted, is_of_request)
         self.item_transform = _restrict(fitted, [not one for one in is_of_request])
 
@@ -121,6 +122,18 @@ class Candidates:
             self.schema, (self.request_transform, requests, request), (self.item_transform, encoded, item)
         )
         return Block(keys, distinct, request, item, features)
+
+
+def _is_of_request(feature: str, columns: list[str], of_request: list[str]) -> bool:
+    """Whether all columns of a feature are a request's, and not all of them an item's."""
+    found = [column for column in columns if column in of_request]
+    if found and len(found) < len(columns):
+        raise ConfigError(
+            f"feature {feature!r} reads {found[0]!r} of the request and another column of the item, which scoring does "
+            "not take together",
+            "make that column in the log, or leave the feature out",
+        )
+    return bool(found)
 
 
 def _restrict(fitted: FittedTransform, is_kept: Iterable[bool]) -> FittedTransform:

@@ -12,7 +12,7 @@ from pydantic import Field, FiniteFloat, PositiveInt, ValidationError
 from pipeline.config import Section
 from pipeline.errors import ArtifactError
 from pipeline.files import retry, sha256_of, write_json
-from pipeline.schema import CategoricalFeature, Schema
+from pipeline.schema import ListFeature, Schema, WeightedMultiValuedFeature
 
 INDEX_NAME = "index.json"
 # In the index beside the fields: the sha256 of each, so that a field that was edited is named.
@@ -26,6 +26,7 @@ LABELS_COLUMN = "labels"
 WEIGHT_COLUMN = "weight"
 KEY_PREFIX = "key_"
 SPARSE_PREFIX = "sparse_"
+WEIGHTS_PREFIX = "weights_"
 
 SHARD_REMEDY = "restore the file or run `preprocess` again"
 
@@ -72,13 +73,16 @@ class DatasetIndex(Section):
 def shard_schema(schema: Schema, table_rows: dict[str, int], key_types: dict[str, pa.DataType]) -> pa.Schema:
     """The Arrow schema of a shard: sparse features in schema order, `dense`, `labels`, `weight` if any, the raw keys.
 
+    The ids of a weighted feature are followed by their weights.
     `key_types` maps a role of the schema's keys (user, item, request, time, row) to its raw Arrow type.
     """
     fields = []
     for feature in schema.sparse_features:
         ids = id_type(table_rows[feature.table_name])
-        single = isinstance(feature, CategoricalFeature)
-        fields.append(pa.field(SPARSE_PREFIX + feature.name, ids if single else pa.list_(ids), nullable=False))
+        type_ = pa.list_(ids) if isinstance(feature, ListFeature) else ids
+        fields.append(pa.field(SPARSE_PREFIX + feature.name, type_, nullable=False))
+        if isinstance(feature, WeightedMultiValuedFeature):
+            fields.append(pa.field(WEIGHTS_PREFIX + feature.name, pa.list_(pa.float32()), nullable=False))
     if schema.dense_names:
         fields.append(pa.field(DENSE_COLUMN, pa.list_(pa.float32(), len(schema.dense_names)), nullable=False))
     fields.append(pa.field(LABELS_COLUMN, pa.list_(pa.float32(), len(schema.tasks)), nullable=False))

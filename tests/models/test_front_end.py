@@ -11,7 +11,7 @@ import torch
 from small_model import DIM, NUM_DENSE, PADDING, TASKS, batch_of, make_model, make_rows
 from torch import Tensor, nn
 from torch.nn.functional import silu
-from torchrec import EmbeddingBagConfig, PoolingType
+from torchrec import EmbeddingBagConfig, KeyedJaggedTensor, PoolingType
 
 from models.front_end import Attended, FrontEnd
 from models.inputs import DENSE_PART, Inputs
@@ -178,3 +178,74 @@ def test_the_factorization_machine_needs_features_of_one_width() -> None:
     for widths in ({"a": 4, DENSE_PART: 4}, {"a": 4, "b": 8}):
         with pytest.raises(ValueError, match="two sparse features or more of one embedding width"):
             FactorizationMachine(Inputs(widths))
+
+
+# --- weighted features
+
+NAMES = ["user", "tags", "seen"]
+
+
+def make_weighted(weighted: list[str], **options: Any) -> FrontEnd:
+    torch.manual_seed(0)
+    tables = [make_table("user", ["user"], 2), make_table("tags", ["tags", "seen"], 4)]
+    return FrontEnd(tables, NAMES, 0, 1, CPU, weighted=weighted, **options)
+
+
+def ids_of(bags: dict[str, list[list[int]]], weights: dict[str, list[list[float]]] | None = None) -> KeyedJaggedTensor:
+    """One list of ids per row of each feature, and as many weights."""
+    given = weights and [weight for name in NAMES for row in weights[name] for weight in row]
+    return KeyedJaggedTensor(
+        keys=NAMES,
+        values=torch.tensor([id_ for name in NAMES for row in bags[name] for id_ in row], dtype=torch.int64),
+        lengths=torch.tensor([len(row) for name in NAMES for row in bags[name]], dtype=torch.int32),
+        weights=None if given is None else torch.tensor(given),
+    )
+
+
+BAGS = {"user": [[3], [4], [3], []], "tags": [[1, 2, 1], [5, 6], [], []], "seen": [[2, 7], [], [8], []]}
+WEIGHTS = {
+    "user": [[1.0], [1.0], [1.0], []],
+    "tags": [[0.5, 2.0, 0.25], [0.0, 0.0], [], []],
+    "seen": [[1.0, 1.0], [], [1.0], []],
+}
+
+
+@pytest.mark.parametrize("groups", [("",), ("", "a")])
+def test_a_weighted_feature_is_the_weighted_mean_of_its_values(groups: tuple[str, ...]) -> None:
+    front_end = make_weighted(["tags"], groups=groups)
+    x_BI = front_end(torch.zeros(4, 0), ids_of(BAGS, WEIGHTS))
+    x_BI.square().sum().backward()
+    for place, group in enumerate(groups):
+        names = {name: f"{name}@{group}" if group else name for name in ("user", "tags")}
+        plain = {name: table(front_end, own).detach().clone().requires_grad_() for name, own in names.items()}
+        parts = []
+        for name, owner in (("user", "user"), ("tags", "tags"), ("seen", "tags")):
+            rows = []
+            for ids, weights in zip(BAGS[name], WEIGHTS[name], strict=True):
+                weight_L = torch.tensor(weights)
+                total = weight_L.sum() if weight_L.sum() > 0 else torch.tensor(1.0)
+                rows.append((plain[owner][ids] * weight_L[:, None]).sum(dim=0) / total)
+            parts.append(torch.stack(rows))
+        expected_BI: Any = torch.cat(parts, dim=1)
+        torch.testing.assert_close(x_BI if len(groups) == 1 else x_BI[:, place], expected_BI)
+        expected_BI.square().sum().backward()
+        for name, own in names.items():
+            torch.testing.assert_close(table(front_end, own).grad, plain[name].grad)
+
+
+def test_weights_of_1_change_nothing() -> None:
+    ones = {name: [[1.0] * len(row) for row in rows] for name, rows in BAGS.items()}
+    weighted_BI = make_weighted(["tags"])(torch.zeros(4, 0), ids_of(BAGS, ones))
+    plain_BI = make_weighted([])(torch.zeros(4, 0), ids_of(BAGS))
+    torch.testing.assert_close(weighted_BI, plain_BI)
+
+
+def test_a_batch_without_any_value_gives_zeros() -> None:
+    empty: dict[str, list[list[Any]]] = {name: [[], []] for name in NAMES}
+    assert not make_weighted(["tags"])(torch.zeros(2, 0), ids_of(empty, empty)).any()
+
+
+def test_a_weighted_feature_is_not_read_by_attention() -> None:
+    for weighted in ("tags", "seen"):
+        with pytest.raises(ValueError, match=f"'{weighted}' is weighted, and its table is read by attention"):
+            make_weighted([weighted], attention={"seen": Attended("tags", (4,))})

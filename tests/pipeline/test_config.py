@@ -250,7 +250,8 @@ def test_an_unknown_key_is_named_before_the_key_that_it_leaves_missing() -> None
         (
             "schema.features.0.kind=category",
             "schema.features.0.kind is 'category': "
-            "not one of 'categorical', 'multi_valued', 'history', 'numeric'. Change that value.",
+            "not one of 'categorical', 'multi_valued', 'weighted_multi_valued', 'history', 'crossed', 'time_part', "
+            "'bucketed', 'numeric'. Change that value.",
         ),
         ("schema.features.0.min_count=0", "schema.features.0.min_count is 0: should be greater than or equal to 1."),
         ("schema.features.3.clip=[3, 1]", "schema.features.3.clip is [3, 1]: the lower bound must be below the upper"),

@@ -70,6 +70,95 @@ def test_a_shared_table_may_be_owned_by_a_later_feature() -> None:
     assert [feature.table_name for feature in make(data).sparse_features] == ["item", "tags", "item", "user"]
 
 
+NEW_KINDS: list[dict[str, Any]] = [
+    {"name": "w", "kind": "weighted_multi_valued", "delimiter": ",", "table": "tags"},
+    {"name": "beside", "kind": "weighted_multi_valued", "weights": "shares", "max_length": 9},
+    {"name": "past", "kind": "history", "table": "item", "times": "past_at"},
+    {"name": "pair", "kind": "crossed", "columns": ["user", "city"], "num_hash_buckets": 100},
+    {"name": "hour", "kind": "time_part", "column": "at", "part": "hour"},
+    {"name": "day", "kind": "time_part", "column": "at", "part": "day_of_month"},
+    {"name": "cost", "kind": "bucketed", "column": "item_price", "num_buckets": 8},
+    {"name": "steps", "kind": "bucketed", "boundaries": [0, 1.5]},
+    {"name": "freshness", "kind": "numeric", "column": "at", "since": "made_at", "unit": "days"},
+]
+
+
+def test_every_kind_says_its_columns_its_table_and_its_ids() -> None:
+    data = section()
+    data["features"] += NEW_KINDS
+    schema = make(data)
+    assert schema.input_columns()[7:] == ["w", "beside", "shares", "past", "past_at", "city", "steps", "made_at"]
+    assert schema.columns_of(schema.features[8]) == ["past", "past_at", "at"]
+    assert schema.columns_of(schema.features[3]) == ["history"]
+    rows = {name: owner.fixed_rows for name, owner in schema.table_owners().items()}
+    assert rows == {
+        "user": None,
+        "item": None,
+        "tags": None,
+        "beside": None,
+        "pair": 102,
+        "hour": 26,
+        "day": 33,
+        "cost": 10,
+        "steps": 5,
+    }
+    assert list(schema.vocabulary_owners()) == ["user", "item", "tags", "beside"]
+    ids = schema.max_ids_per_row
+    assert (ids["w"], ids["beside"], ids["past"], ids["pair"], ids["hour"], ids["cost"]) == (64, 9, 50, 1, 1, 1)
+    assert [feature.name for feature in schema.bucketed_features] == ["cost", "steps"]
+    assert schema.dense_names == ["age", "age_is_null", "price", "freshness"]
+
+
+CROSSED = {"name": "pair", "kind": "crossed", "columns": ["a", "b"], "num_hash_buckets": 5}
+WEIGHTED = {"name": "w", "kind": "weighted_multi_valued"}
+BUCKETED = {"name": "b", "kind": "bucketed"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("features.6", {**CROSSED, "columns": ["a"]}, "features.6.columns is ['a']: needs at least 2"),
+        ("features.6", {**CROSSED, "columns": ["a", "a"]}, "columns is ['a', 'a']: column 'a' is named twice"),
+        ("features.6", {"name": "pair", "kind": "crossed", "columns": ["a", "b"]}, "num_hash_buckets is missing"),
+        ("features.6", {**CROSSED, "columns": ["a", "liked"]}, "feature 'pair' reads 'liked', which is the label of"),
+        ("features.6", {**WEIGHTED, "weights": "liked"}, "feature 'w' reads 'liked', which is the label of"),
+        ("features.6", {**WEIGHTED, "weights": "v", "weight_delimiter": "@"}, "weight_delimiter does not apply"),
+        ("features.6", {**WEIGHTED, "delimiter": ":"}, "delimiter and weight_delimiter are both ':'"),
+        ("features.3.time_unit", "hours", "time_unit applies to a history with times"),
+        ("features.3.times", "liked", "feature 'history' reads 'liked', which is the label of"),
+        ("features.6", BUCKETED, "a bucketed feature needs either num_buckets or boundaries"),
+        ("features.6", {**BUCKETED, "num_buckets": 3, "boundaries": [1]}, "needs either num_buckets or boundaries"),
+        ("features.6", {**BUCKETED, "boundaries": [1, 1]}, "each boundary must be above the one before it"),
+        ("features.6", {**BUCKETED, "boundaries": []}, "boundaries is []: needs at least 1"),
+        ("features.6", {**BUCKETED, "num_buckets": 1}, "should be greater than or equal to 2"),
+        ("features.6", {"name": "t", "kind": "time_part", "part": "minute"}, "features.6.part is 'minute'"),
+        ("features.4.unit", "days", "unit applies to an age, which needs since"),
+        ("features.4.time_unit", "days", "time_unit applies to an age, which needs since"),
+        ("features.4.fill", "median", "features.4.fill"),
+        ("features.4", {"name": "n", "kind": "numeric", "log1p": True, "fill": -1}, "fill is -1, below 0, where log1p"),
+    ],
+)
+def test_settings_of_a_kind_that_contradict_each_other_are_refused(path: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(put(path, value))
+    assert message in str(caught.value)
+
+
+def test_a_table_of_buckets_crosses_or_times_is_not_shared() -> None:
+    data = put("features.3.table", "pair")
+    data["features"].append(CROSSED)
+    with pytest.raises(ConfigError, match="feature 'history' shares table 'pair', whose rows are not values of a colu"):
+        make(data)
+
+
+def test_a_history_with_times_needs_the_rows_own_time() -> None:
+    data = put("features.3.times", "seen_at")
+    assert make(data).columns_of(make(data).features[3]) == ["history", "seen_at", "at"]
+    data["keys"].pop("time")
+    with pytest.raises(ConfigError, match=r"feature 'history' has times, which needs keys.time, the row's own time"):
+        make(data)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -178,6 +267,15 @@ CHANGES = [
     ("features.4.null_indicator", False),
     ("features.4.standardise", False),
     ("features.4.log1p", True),
+    ("features.4.fill", "mean"),
+    ("features.4.fill", 0),
+    ("features.4.since", "born"),
+    ("features.4", {"name": "age", "kind": "numeric", "null_indicator": True, "since": "born", "unit": "days"}),
+    ("features.3.times", "seen_at"),
+    ("features.6", {"name": "hour", "kind": "time_part", "part": "hour"}),
+    ("features.6", {"name": "hour", "kind": "time_part", "part": "hour", "utc_offset_hours": 8}),
+    ("features.6", {"name": "b", "kind": "bucketed", "num_buckets": 3}),
+    ("features.6", {"name": "b", "kind": "bucketed", "boundaries": [1, 2]}),
     ("features.5.clip", [0, 11]),
     ("features.6", {"name": "city", "kind": "categorical"}),
     ("tasks.0.label", "pressed"),
@@ -201,6 +299,10 @@ CHANGES = [
 def test_each_change_of_meaning_changes_the_fingerprint() -> None:
     fingerprints = [make(put(path, value)).fingerprint() for path, value in CHANGES]
     assert len({make(section()).fingerprint(), *fingerprints}) == len(CHANGES) + 1
+
+
+def test_the_fingerprint_of_a_schema_is_what_it_was_when_earlier_datasets_were_made() -> None:
+    assert make(section()).fingerprint() == "1754216d45d01f1d364bddf7faef7f2c6cd66d7a6645702a3f40dab66d35f384"
 
 
 @pytest.mark.parametrize("kind", ["features", "tasks"])
@@ -235,6 +337,7 @@ def test_how_a_schema_is_written_does_not_change_the_fingerprint() -> None:
     [
         ("features.0.min_count", 3, "feature 'user': min_count was 2, is 3"),
         ("features.3.table", None, "feature 'history': table was 'item', is None"),
+        ("features.4.fill", 3, "feature 'age': fill was None, is 3.0"),
         ("features.5.clip", None, "feature 'price': clip was (0.0, 10.0), is None"),
         ("features.6", {"name": "city", "kind": "categorical"}, "feature 'city' is new"),
         ("tasks.2.space", "click", "task 'watch': space was 'like', is 'click'"),

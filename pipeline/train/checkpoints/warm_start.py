@@ -71,7 +71,7 @@ def describe_vocabularies(index: DatasetIndex, dataset_dir: Path) -> dict[str, V
     """What a checkpoint keeps of the vocabularies it was trained with, by table."""
     owners = index.data_schema.table_owners()
     digests = {
-        table: digest_vocabulary(dataset_dir, table) for table, owner in owners.items() if not owner.num_hash_buckets
+        table: digest_vocabulary(dataset_dir, table) for table, owner in owners.items() if owner.fixed_rows is None
     }
     return {table: VocabularyEntry(**digest._asdict()) for table, digest in digests.items()}
 
@@ -100,8 +100,10 @@ def _changed_tables(manifest: CheckpointManifest, index: DatasetIndex, dataset_d
     """Tables of both whose rows do not mean the same."""
     owners, earlier_owners = index.data_schema.table_owners(), manifest.data_schema.table_owners()
     for table in owners.keys() & earlier_owners.keys():
-        if owners[table].num_hash_buckets != earlier_owners[table].num_hash_buckets:
-            yield table
+        if owners[table].fixed_rows is not None or earlier_owners[table].fixed_rows is not None:
+            # Which row a value has is said by the feature alone; quantiles are those of another log.
+            if owners[table] != earlier_owners[table] or getattr(owners[table], "num_buckets", None):
+                yield table
         elif table in manifest.vocabularies:
             before = manifest.vocabularies[table]
             if digest_vocabulary(dataset_dir, table, before.num_values) != (before.num_values, before.sha256):

@@ -73,8 +73,8 @@ def _configured_rows(schema: Schema, config: ModelConfig) -> dict[str, int]:
     """Rows of each table as far as the configuration knows them: at most so many, with a max_size."""
     rows = {}
     for name, owner in schema.table_owners().items():
-        values = owner.num_hash_buckets or owner.max_size
-        known = config.front_end.num_embeddings.get(name) or (values and values + NUM_RESERVED_ROWS)
+        most = getattr(owner, "max_size", None)
+        known = config.front_end.num_embeddings.get(name) or owner.fixed_rows or (most and most + NUM_RESERVED_ROWS)
         if known is None:
             raise ConfigError(
                 f"nobody knows how many rows table {name!r} has: there is no dataset, and its feature has neither "

@@ -13,11 +13,11 @@ from pipeline.config import build
 from pipeline.errors import ConfigError, DataError
 from pipeline.preprocess.config import ContractConfig, OrderSplit, TimeSplit
 from pipeline.preprocess.contract import CheckedRows, check_rows, check_types, describe_added
+from pipeline.preprocess.features import read_dense
 from pipeline.preprocess.labels import read_labels, read_weights
 from pipeline.preprocess.quarantine import Quarantine, quarantine_table
 from pipeline.preprocess.sources import JOINED_FROM
 from pipeline.preprocess.split import assign_splits
-from pipeline.preprocess.transform import read_numbers
 from pipeline.schema import Schema
 
 NAN = float("nan")
@@ -147,7 +147,7 @@ def test_quarantine_takes_every_row_that_the_readers_would_refuse(
         assign_splits(rows, split, 0, len(rows))
         read_labels(schema, rows, "log.csv")
         read_weights("w", rows, "log.csv")
-        read_numbers(rows, schema.numeric_features[0], "log.csv", 0)
+        read_dense(rows, schema.numeric_features[0], "log.csv", 0)
 
     read(table.filter(pa.array(~check(table, config, schema, split).is_bad)))
     if expected:

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ArtifactError, DataError
+from pipeline.preprocess.features import read_sparse
 from pipeline.preprocess.normalize import Normalization
-from pipeline.preprocess.transform import FittedTransform, read_lists
-from pipeline.preprocess.vocabulary import Encoding, HashBuckets, Vocabulary
+from pipeline.preprocess.transform import Encoding, FittedTransform
+from pipeline.preprocess.vocabulary import HashBuckets, Vocabulary
 from pipeline.schema import Schema
 from pipeline.shards.manifest import shard_schema
 from pipeline.shards.vocabularies import vocabulary_path
@@ -41,7 +42,7 @@ def fitted(values: tuple[str, ...] = ("a", "b", "3")) -> FittedTransform:
 
 def save(transform: FittedTransform, dataset_dir: Path) -> None:
     transform.encodings["item"].save(vocabulary_path(dataset_dir, "item"))  # type: ignore[union-attr]
-    transform.save_normalizations(dataset_dir)
+    transform.save_numbers(dataset_dir)
 
 
 def encode(**columns: Any) -> pa.Table:
@@ -89,7 +90,7 @@ def test_texts_are_split_and_their_empty_pieces_dropped() -> None:
 
 def test_cut_and_null_lists_are_told() -> None:
     (feature,) = (f for f in SCHEMA.features if f.kind == "history")
-    lists = read_lists(pa.table({"seen": ["a|a|a|a", None, "a|a|a"]}), feature, "log.csv")
+    lists = read_sparse(pa.table({"seen": ["a|a|a|a", None, "a|a|a"]}), feature, "log.csv")
     assert lists.is_cut.tolist() == [True, False, False]
     assert lists.is_null.tolist() == [False, True, False]
 
