@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import dump
-from pipeline.errors import UsageError
+from pipeline.errors import ConfigError, UsageError
 from pipeline.executor import Executor, Progress
 from pipeline.files import explaining_space, sync_folder, write_json, write_text
 from pipeline.preprocess.contract import describe_added
@@ -58,6 +58,7 @@ def preprocess(
         raise UsageError(
             f"{dataset_dir} holds a complete dataset", "choose another `workspace`, or overwrite it with --overwrite"
         )
+    earlier, previous = _earlier(config), _previous(config)
     log, parts = open_log(config, executor)
     staging = dataset_dir / STAGING_FOLDER
     if _is_the_same_work(staging, config, parts):
@@ -76,7 +77,6 @@ def preprocess(
         rows_by_part.append([one.num_rows(split) for split in SPLITS])
     survey.quarantine.check(config.preprocess.contract.max_quarantine_fraction)
     check_findings(survey, log.schema, config.preprocess)
-    earlier = _earlier(config)
     fitted, tables = _fit(log.schema, survey, earlier, staging, dataset_dir, len(parts), executor)
 
     numbers = range(len(parts))
@@ -91,7 +91,7 @@ def preprocess(
     for shard in written:
         encoded.update(shard.counts)
     statistics = describe(log, survey, fitted, encoded, tables)
-    statistics["warnings"] = _added_columns(config, parts) + _drift(config, statistics, survey)
+    statistics["warnings"] = _added_columns(config, parts) + _drift(config, previous, statistics, survey)
     write_json(dataset_dir / STATISTICS_NAME, statistics)
     index = DatasetIndex(
         schema_fingerprint=log.schema.fingerprint(),
@@ -111,11 +111,16 @@ def _earlier(config: RunConfig) -> FittedTransform | None:
     """What was fitted for the dataset that this one extends, if it extends one.
 
     Raises:
+        ConfigError: it is the one that will be written.
         ArtifactError: it is not complete, or has another schema.
     """
     if config.preprocess.extend is None:
         return None
     folder = Path(config.preprocess.extend)
+    if folder.resolve() == config.dataset_dir.resolve():
+        raise ConfigError(
+            f"preprocess.extend is {folder}, the dataset that this run writes", "choose another workspace for this run"
+        )
     index = read_index(folder)
     check_schema(index, config.data_schema, folder)
     return FittedTransform.load(folder, config.data_schema, index.vocabulary_version)
@@ -177,13 +182,19 @@ def _added_columns(config: RunConfig, parts: Sequence[Part]) -> list[str]:
     return describe_added(columns, {str(path): read_column_names(source, path) for path, source in sources.items()})
 
 
-def _drift(config: RunConfig, statistics: dict[str, Any], survey: Survey) -> list[str]:
-    """Warnings of drift from the previous dataset, if the configuration names one; adds all findings to statistics."""
-    drift = config.preprocess.contract.drift
-    if drift.previous is None:
+def _previous(config: RunConfig) -> dict[str, Any] | None:
+    """The statistics of the dataset that this one is compared with, if the configuration names one."""
+    path = config.preprocess.contract.drift.previous
+    return read_previous(Path(path)) if path is not None else None
+
+
+def _drift(config: RunConfig, previous: dict[str, Any] | None, statistics: dict[str, Any], survey: Survey) -> list[str]:
+    """Warnings of drift from the previous dataset, if there is one; adds all findings to statistics."""
+    if previous is None:
         return []
-    findings = find_drift(read_previous(Path(drift.previous)), statistics, survey.numbers, drift)
-    statistics["drift"] = describe_drift(findings, drift.previous)
+    drift = config.preprocess.contract.drift
+    findings = find_drift(previous, statistics, survey.numbers, drift)
+    statistics["drift"] = describe_drift(findings, str(drift.previous))
     return check_drift(findings, drift)
 
 

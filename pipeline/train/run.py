@@ -122,6 +122,11 @@ def run_fingerprint(config: RunConfig, index: DatasetIndex) -> str:
 def _prepare_folder(config: RunConfig, index: DatasetIndex, *, resume: bool, overwrite: bool, fallback: bool) -> None:
     folder = config.checkpoints_dir
     if overwrite:
+        if config.train.warm_start and Path(config.train.warm_start).resolve().is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"train.warm_start {config.train.warm_start} lies in {folder}, which --overwrite removes",
+                "choose another workspace for this run",
+            )
         shutil.rmtree(folder, ignore_errors=True)
         for name in (METRICS_NAME, INSPECTIONS_NAME, WARM_START_NAME):
             (config.workspace_dir / name).unlink(missing_ok=True)

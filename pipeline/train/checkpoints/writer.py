@@ -89,8 +89,6 @@ class CheckpointWriter:
 
     def _write(self, state: dict[str, Any], manifest: CheckpointManifest) -> None:
         partial = partial_folder(self.folder, manifest.step, self.attempt)
-        if dist.get_rank() == 0:
-            partial.mkdir(parents=True, exist_ok=True)
         try:
             self._write_tensors(state, partial)
             self._commit(partial, manifest)
@@ -114,7 +112,7 @@ class CheckpointWriter:
     def _commit(self, partial: Path, manifest: CheckpointManifest) -> None:
         """Every rank hashes the files it wrote; the first one completes the checkpoint and tells the others."""
         rank = dist.get_rank()
-        own = {path.name: describe_file(path) for path in partial.glob(f"__{rank}_*")}
+        own = self._describe(partial, rank)
         parts: list[Any] = [None] * dist.get_world_size()
         dist.gather_object(own, parts if rank == 0 else None, group=self.group)
         outcome: list[Any] = [None]
@@ -124,13 +122,22 @@ class CheckpointWriter:
         if outcome[0] is not None:
             raise outcome[0]
 
-    def _complete(
-        self, partial: Path, manifest: CheckpointManifest, parts: list[dict[str, FileEntry]]
-    ) -> Exception | None:
-        files = {METADATA_NAME: describe_file(partial / METADATA_NAME)}
-        for part in parts:
-            files |= part
+    def _describe(self, partial: Path, rank: int) -> dict[str, FileEntry] | Exception:
+        """The files that a rank wrote, or the error of reading them, which must reach the first rank as well."""
         try:
+            return {path.name: describe_file(path) for path in partial.glob(f"__{rank}_*")}
+        except Exception as error:
+            return error
+
+    def _complete(
+        self, partial: Path, manifest: CheckpointManifest, parts: list[dict[str, FileEntry] | Exception]
+    ) -> Exception | None:
+        try:
+            files = {METADATA_NAME: describe_file(partial / METADATA_NAME)}
+            for part in parts:
+                if isinstance(part, Exception):
+                    return part
+                files |= part
             commit(partial, manifest, files)
             prune(self.folder, self.keep)
         except Exception as error:  # goes to every rank

@@ -613,6 +613,21 @@ def test_a_full_table_refuses_new_values_and_says_how_many(tmp_path: Path) -> No
     assert statistics(second)["tables"]["item"]["refused_values"] == 1
 
 
+def test_a_dataset_does_not_extend_itself_and_is_kept(tmp_path: Path) -> None:
+    config = prepare(tmp_path)
+    run(config)
+    before = content_of(config.dataset_dir)
+    with pytest.raises(ConfigError, match="the dataset that this run writes"):
+        run(make_config(tmp_path, extend=str(config.dataset_dir)), overwrite=True)
+    assert content_of(config.dataset_dir) == before
+
+
+def test_what_a_run_is_compared_with_is_read_before_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RawLog, "read", None)
+    contract = {"drift": {"previous": str(tmp_path / "nowhere")}}
+    fails(tmp_path, ArtifactError, "the statistics of the previous dataset", contract=contract)
+
+
 def test_only_a_complete_dataset_of_the_same_schema_is_extended(tmp_path: Path) -> None:
     fails(tmp_path, ArtifactError, "holds no complete dataset", extend=str(tmp_path / "nowhere"))
     first = prepare(tmp_path / "first")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from gloo_ranks import train_on_ranks
 
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, UsageError
 from pipeline.preprocess.hashing import hash64
 from pipeline.preprocess.vocabulary import FILE_SCHEMA, Vocabulary
 from pipeline.run_config import RunConfig
@@ -127,3 +127,10 @@ def test_a_warm_start_from_nothing_is_one_line(make_config: Any, tmp_path: Path)
     with pytest.raises(ArtifactError, match="is not a complete checkpoint") as caught:
         train(make_config(train={"warm_start": str(tmp_path / "nowhere")}))
     assert "\n" not in str(caught.value)
+
+
+def test_the_checkpoint_of_a_warm_start_is_not_overwritten(champion: tuple[RunConfig, Path], make_config: Any) -> None:
+    config = make_config("champion", train={**SETTINGS, "warm_start": str(champion[1])})
+    with pytest.raises(UsageError, match="which --overwrite removes"):
+        train(config, overwrite=True)
+    assert champion[1].is_dir()
