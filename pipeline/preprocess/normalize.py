@@ -1,12 +1,11 @@
-"""Numeric columns: parsing, clip and log1p, the moments and quantiles of the training rows, and what is made with them.
+"""Numeric columns: parsing, clip and log1p, the moments of the training rows, buckets, and standardising.
 
 A value that is no finite float32 (NaN, infinity, 1e300) counts as null.
 """
 
-import base64
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +19,6 @@ from pipeline.preprocess.text import is_text
 from pipeline.schema import NumericFeature
 
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
-# Quantiles of more rows than these are those of a sample: a bucket's share of the rows is off by some 0.002.
-SAMPLE_ROWS = 1 << 16
 
 
 class Normalization(Section):
@@ -73,58 +70,6 @@ class Moments:
         """A constant feature, or one without a value, is left unscaled."""
         mean = self.lowest if self.count and self.lowest == self.highest else self.mean
         return Normalization(mean=mean, deviation=self.deviation or 1.0)
-
-
-@dataclass(frozen=True)
-class QuantileSample:
-    """The numbers of the `SAMPLE_ROWS` rows with the smallest hashes, in their order: all of them if there are no more.
-
-    Merging in any order gives the sample of all rows.
-    """
-
-    hashes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
-    values: np.ndarray = field(default_factory=lambda: np.zeros(0))
-
-    @classmethod
-    def of(cls, values: np.ndarray, part: int, rows: np.ndarray) -> "QuantileSample":
-        """Of float64 values without NaN; `rows` are the places of their rows in part number `part` of the log."""
-        return cls(_scatter(np.uint64(part << 32) + rows.astype(np.uint64)), values)._cut()
-
-    def merge(self, other: "QuantileSample") -> "QuantileSample":
-        both = (np.concatenate([self.hashes, other.hashes]), np.concatenate([self.values, other.values]))
-        return QuantileSample(*both)._cut()
-
-    def _cut(self) -> "QuantileSample":
-        order = np.argsort(self.hashes, kind="stable")[:SAMPLE_ROWS]
-        return QuantileSample(self.hashes[order], self.values[order])
-
-    def boundaries(self, num_buckets: int) -> tuple[float, ...]:
-        """What cuts the numbers into buckets of an equal share each; fewer buckets where numbers occur often."""
-        ordered = np.sort(self.values)
-        if not len(ordered):
-            return ()
-        cuts = np.unique(ordered[len(ordered) * np.arange(1, num_buckets) // num_buckets])
-        return tuple(cuts[cuts > ordered[0]].tolist())
-
-    def to_text(self) -> str:
-        return base64.b64encode(self.hashes.astype("<u8").tobytes() + self.values.astype("<f8").tobytes()).decode()
-
-    @classmethod
-    def from_text(cls, text: str) -> "QuantileSample":
-        """What `to_text` gave."""
-        words = np.frombuffer(base64.b64decode(text), "<u8")
-        hashes, values = np.split(words, 2)
-        return cls(hashes, values.view("<f8"))
-
-
-def _scatter(numbers: np.ndarray) -> np.ndarray:
-    """SplitMix64 (Steele et al., OOPSLA 2014): another uint64 for each."""
-    with np.errstate(over="ignore"):
-        mixed = numbers + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    scattered: np.ndarray = mixed ^ (mixed >> np.uint64(31))
-    return scattered
 
 
 def bucket_of(values: np.ndarray, boundaries: Sequence[float]) -> np.ndarray:

@@ -1,10 +1,9 @@
 """The profile of a feature for statistics.json: quantiles, a histogram, list lengths, top values; all can be merged.
 
-Quantiles and histograms come from a sample of at most `SAMPLE_SIZE` rows: those whose numbers have the smallest
-hashes. So the sample is the same however the rows are divided, and a quantile is that of the rows within two percent.
+Quantiles and histograms come from a `Sample`, the same however the rows are divided; a quantile is that of the rows
+within two percent.
 """
 
-import base64
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -13,46 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.preprocess.normalize import Moments
+from pipeline.preprocess.sample import Sample
 
-SAMPLE_SIZE = 5_000
 MAX_BINS = 20
 # Stored per table: more than are compared, so that a value that became rarer is still found.
 MAX_TOP_VALUES = 100
 MAX_VALUE_LENGTH = 200
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Values of the rows with the `SAMPLE_SIZE` smallest hashes, in the order of the hashes."""
-
-    hashes: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
-    values: np.ndarray = field(default_factory=lambda: np.empty(0, np.float64))
-
-    @classmethod
-    def of(cls, values: np.ndarray, row_numbers: np.ndarray) -> "Sample":
-        """Of float64 values without NaN; the numbers of their rows differ over all partitions."""
-        return _smallest(_hash(row_numbers), values)
-
-    def merge(self, other: "Sample") -> "Sample":
-        return _smallest(np.append(self.hashes, other.hashes), np.append(self.values, other.values))
-
-
-def _smallest(hashes: np.ndarray, values: np.ndarray) -> Sample:
-    if len(hashes) > SAMPLE_SIZE:
-        kept = np.argpartition(hashes, SAMPLE_SIZE - 1)[:SAMPLE_SIZE]
-        hashes, values = hashes[kept], values[kept]
-    order = np.argsort(hashes)
-    return Sample(hashes[order], values[order])
-
-
-def _hash(numbers: np.ndarray) -> np.ndarray:
-    """SplitMix64 (Steele, Lea and Flood 2014): a bijection of 64-bit integers, so no two rows have one hash."""
-    state = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    hashes: np.ndarray = state ^ (state >> np.uint64(31))
-    return hashes
 
 
 @dataclass(frozen=True)
@@ -77,13 +43,12 @@ class NumberProfile:
 
     def to_json(self) -> list[Any]:
         moments = astuple(self.moments) if self.moments.count else None
-        return [self.num_rows, moments, _dump(self.sample.hashes), _dump(self.sample.values)]
+        return [self.num_rows, moments, self.sample.to_text()]
 
     @classmethod
     def from_json(cls, content: list[Any]) -> "NumberProfile":
-        num_rows, moments, hashes, values = content
-        sample = Sample(_load(hashes, np.uint64), _load(values, np.float64))
-        return cls(num_rows, Moments(*moments) if moments else Moments(), sample)
+        num_rows, moments, sample = content
+        return cls(num_rows, Moments(*moments) if moments else Moments(), Sample.from_text(sample))
 
     def describe(self) -> dict[str, Any]:
         """Rows, nulls, mean, deviation, quantiles and histogram; what no value defines is null.
@@ -191,11 +156,3 @@ class ValueProfile:
         """`top_values` is [[value, count], ...], the most frequent first, a tie by text; a long text is cut."""
         top = [list(pair) for pair in self.top]
         return {"distinct_values": self.num_distinct, "num_values": self.num_values, "top_values": top}
-
-
-def _dump(numbers: np.ndarray) -> str:
-    return base64.b64encode(numbers.tobytes()).decode()
-
-
-def _load(text: str, dtype: type[np.generic]) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), dtype)

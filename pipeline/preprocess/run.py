@@ -34,7 +34,7 @@ from pipeline.shards.manifest import INDEX_NAME, SPLITS, DatasetIndex, check_sch
 from pipeline.shards.vocabularies import VOCABULARIES_FOLDER, vocabulary_path
 
 STAGING_FOLDER = ".staging"
-STAGING_FORMAT = 1
+STAGING_FORMAT = 2
 PLAN_NAME = "work.json"
 
 ResultT = TypeVar("ResultT")

@@ -22,8 +22,9 @@ from pipeline.preprocess.formats import format_of
 from pipeline.preprocess.keys import key_type
 from pipeline.preprocess.labels import defined_rows, read_weights, to_array
 from pipeline.preprocess.log import Part, RawLog, RawRows
-from pipeline.preprocess.normalize import Moments, QuantileSample
+from pipeline.preprocess.normalize import Moments
 from pipeline.preprocess.profile import LengthProfile, NumberProfile
+from pipeline.preprocess.sample import QuantileSample
 from pipeline.preprocess.split import time_span
 from pipeline.preprocess.survey import Survey
 from pipeline.preprocess.transform import as_lists
@@ -113,7 +114,7 @@ def stage_part(log: RawLog, dataset_dir: Path, folder: Path, shuffle_seed: int |
         if isinstance(feature, BucketedFeature) and feature.boundaries is None:
             values, is_training = columns[NUMBER_PREFIX + feature.name].to_numpy(), rows.splits == TRAIN
             chosen = np.flatnonzero(is_training & ~np.isnan(values))
-            survey.samples[feature.name] = QuantileSample.of(values[chosen], part.number, chosen)
+            survey.samples[feature.name] = QuantileSample.of(values[chosen], row_numbers[chosen])
     columns |= _stage_labels(log.schema, rows, survey)
     columns |= _stage_keys(log.schema, part, rows, survey)
     table = pa.table(columns)

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.preprocess.keys import unify
-from pipeline.preprocess.normalize import Moments, QuantileSample
+from pipeline.preprocess.normalize import Moments
 from pipeline.preprocess.profile import LengthProfile, NumberProfile
 from pipeline.preprocess.quarantine import Quarantine
+from pipeline.preprocess.sample import QuantileSample
 from pipeline.preprocess.split import TimeSpan
 from pipeline.shards.manifest import SPLITS, Split
 

@@ -13,12 +13,11 @@ from pydantic import TypeAdapter
 from pipeline.errors import DataError
 from pipeline.preprocess.features import Places, fixed_encoding, judge_dense, judge_sparse, read_dense, read_sparse
 from pipeline.preprocess.normalize import (
-    SAMPLE_ROWS,
     Normalization,
-    QuantileSample,
     bucket_of,
     to_inputs,
 )
+from pipeline.preprocess.sample import QuantileSample
 from pipeline.preprocess.times import parse_times
 from pipeline.preprocess.values import SparseValues
 from pipeline.preprocess.vocabulary import HashBuckets
@@ -387,7 +386,7 @@ def test_a_number_equal_to_a_boundary_is_in_the_bucket_above() -> None:
 
 
 def sample_of(values: np.ndarray, part: int = 0) -> QuantileSample:
-    return QuantileSample.of(values, part, np.arange(len(values)))
+    return QuantileSample.of(values, (part << 40) + np.arange(len(values)))
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60, unique=True), st.integers(2, 8))
@@ -409,10 +408,10 @@ def test_numbers_that_occur_often_make_fewer_buckets_and_none_of_them_is_empty()
 
 def test_the_sample_is_the_same_however_parts_are_merged_and_is_bounded() -> None:
     generator = np.random.default_rng(0)
-    parts = [sample_of(generator.normal(size=SAMPLE_ROWS // 2 + 1000 * place), place) for place in range(4)]
+    parts = [sample_of(generator.normal(size=QuantileSample.max_rows // 2 + 1000 * place), place) for place in range(4)]
     one = parts[0].merge(parts[1]).merge(parts[2]).merge(parts[3])
     other = parts[3].merge(parts[1]).merge(parts[2].merge(parts[0]))
-    assert len(one.hashes) == len(np.unique(one.hashes)) == SAMPLE_ROWS
+    assert len(one.hashes) == len(np.unique(one.hashes)) == QuantileSample.max_rows
     assert (one.hashes == other.hashes).all()
     assert (one.values == other.values).all()
     again = QuantileSample.from_text(one.to_text())

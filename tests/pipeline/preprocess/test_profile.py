@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.preprocess import profile
-from pipeline.preprocess.profile import LengthProfile, NumberProfile, Sample, ValueProfile, bin_counts, bin_edges
+from pipeline.preprocess.profile import LengthProfile, NumberProfile, ValueProfile, bin_counts, bin_edges
+from pipeline.preprocess.sample import Sample
 
 NAN = float("nan")
 
@@ -28,7 +29,7 @@ def test_parts_merge_to_the_profile_of_the_whole(values: list[float], cuts: list
     column, rows = np.array(values, np.float64), np.arange(len(values))
     bounds = sorted(min(cut, len(values)) for cut in cuts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(profile, "SAMPLE_SIZE", size)
+        patch.setattr(Sample, "max_rows", size)
         merged = NumberProfile()
         for start, stop in zip([0, *bounds], [*bounds, len(values)], strict=True):
             merged = merged.merge(NumberProfile.of(column[start:stop], rows[start:stop]))
@@ -47,11 +48,11 @@ def test_a_sample_is_bounded_and_looks_like_the_whole() -> None:
     values = np.random.default_rng(0).normal(size=300_000)
     # Sorted, so that a sample of the first rows would be far off.
     described = of(np.sort(values)).describe()
-    assert len(of(np.sort(values)).sample.values) == profile.SAMPLE_SIZE
+    assert len(of(np.sort(values)).sample.values) == Sample.max_rows
     for percent, expected in {"1": -2.326, "25": -0.674, "50": 0.0, "75": 0.674, "99": 2.326}.items():
         assert described["quantiles"][percent] == pytest.approx(expected, abs=0.15)
     assert (described["quantiles"]["0"], described["quantiles"]["100"]) == (values.min(), values.max())
-    assert (described["distinct"], described["distinct_in_sample"]) == (None, profile.SAMPLE_SIZE)
+    assert (described["distinct"], described["distinct_in_sample"]) == (None, Sample.max_rows)
 
 
 def test_numbers_are_described_by_hand() -> None:
@@ -95,8 +96,8 @@ def test_an_outlier_does_not_squeeze_the_other_values_into_one_bin() -> None:
 
 
 def test_no_two_rows_have_one_hash() -> None:
-    sample = Sample.of(np.zeros(profile.SAMPLE_SIZE), np.arange(profile.SAMPLE_SIZE))
-    assert len(np.unique(sample.hashes)) == profile.SAMPLE_SIZE
+    sample = Sample.of(np.zeros(Sample.max_rows), np.arange(Sample.max_rows))
+    assert len(np.unique(sample.hashes)) == Sample.max_rows
 
 
 @given(st.lists(st.integers(0, 9), max_size=50), st.integers(0, 50))
