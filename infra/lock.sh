@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes infra/locks/cpu.lock and cuda.lock from the .in files. Pins that still fit stay; --upgrade takes the newest.
+# Makes the locks of infra/locks from their .in files. Pins that still fit stay; --upgrade takes the newest.
 #   infra/lock.sh                      after a change of a .in file
 #   infra/lock.sh --upgrade            every package
 #   infra/lock.sh --upgrade-package x  one package
@@ -21,3 +21,4 @@ lock() {
 
 lock cpu --overrides cpu-overrides.txt "$@"
 lock cuda "$@"
+lock peers "$@"

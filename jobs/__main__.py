@@ -1,19 +1,15 @@
 """`gatehouse VERB --config run.yaml --set a.b=c`: the command line; each verb is one file of this package."""
 
-import os
 import sys
 import traceback
 
 import typer
 
-from jobs import doctor, evaluate, json_schema, plan, preprocess, run, score, simulate, train
+from jobs import benchmark, doctor, evaluate, json_schema, plan, preprocess, run, score, simulate, train
+from jobs.process import set_up_process
 from pipeline.errors import GatehouseError
 
 INTERRUPTED_EXIT_CODE = 130
-# OpenMP threads that spin while they wait make a training step tens of times slower on a machine with other work.
-# Read when torch is loaded, which no module does before a verb runs.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 app = typer.Typer(
     name="gatehouse",
     help="Distributed multi-task recommendation: raw logs to ranked candidates.",
@@ -25,10 +21,12 @@ app = typer.Typer(
 for verb in (run, simulate, preprocess, train, evaluate, score, plan, doctor):
     app.command(verb.__name__.rpartition(".")[2])(verb.main)
 app.command("json-schema")(json_schema.main)
+app.add_typer(benchmark.app, name="benchmark")
 
 
 def main() -> None:
     """Runs one verb and leaves with its exit code; a failure is one message on standard error."""
+    set_up_process()
     arguments = sys.argv[1:]
     is_debug = "--debug" in arguments
     try:

@@ -17,4 +17,4 @@ def main(config: ConfigPath, set_: Overrides = None, overwrite: Overwrite = Fals
     print_alarms(statistics["warnings"])
     if bad := statistics["quarantine"]["quarantined"]:
         print(f"quarantine: {bad:,} bad rows in {run_config.dataset_dir}/quarantine-*.parquet")
-    print(f"dataset: {run_config.dataset_dir} ({rows} rows)")
+    print(f"dataset: {run_config.remote_dataset or run_config.dataset_dir} ({rows} rows)")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jobs.options import Checkpoint, ConfigPath, Overrides, Overwrite, load
-from jobs.terminal import screen
+from jobs.terminal import print_alarms, screen
 
 
 def main(
@@ -11,7 +11,7 @@ def main(
 ) -> None:
     """Rank candidate sets with a checkpoint and a fusion of the tasks."""
     run_config = load(config, set_)
-    from pipeline.score.run import score
+    from pipeline.score.run import describe_ranking, score
 
     with screen() as shown:
         folder = score(
@@ -20,4 +20,5 @@ def main(
             overwrite=overwrite,
             progress=shown.start_stage("score"),
         )
+    print_alarms(describe_ranking(folder))
     print(f"ranked candidates: {folder}")

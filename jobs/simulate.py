@@ -37,7 +37,7 @@ def main(
         def count(new_rows: int) -> None:
             nonlocal written
             written += new_rows
-            show("rows", written, rows)
+            show("rows", written, rows, written, "rows")
 
         simulate(out, rows, seed, task_correlation, days, progress=count)
     print(f"simulated log: {out} ({rows:,} rows)")

@@ -9,8 +9,23 @@ from typing import Protocol, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# What is counted, how many are done, how many there are.
-Progress = Callable[[str, int, int], None]
+# What is counted, how many are done and how many there are; and how many rows, or another unit, are in those done.
+# The first call of a phase comes before its work: speed is measured from there.
+Progress = Callable[[str, int, int, int, str], None]
+
+
+def counted(
+    results: Iterable[Result], what: str, total: int, rows_of: Callable[[Result], int], progress: Progress | None
+) -> Iterator[Result]:
+    """The results, each told to `progress` with its rows as it comes."""
+    num_rows = 0
+    if progress:
+        progress(what, 0, total, 0, "rows")
+    for done, result in enumerate(results, start=1):
+        num_rows += rows_of(result)
+        if progress:
+            progress(what, done, total, num_rows, "rows")
+        yield result
 
 
 class Executor(Protocol):

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -27,14 +28,22 @@ _PASSING_ERRORS = {
     errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH,
     errno.EINTR, errno.EIO, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH, errno.ESTALE, errno.ETIMEDOUT,
 }  # fmt: skip
+# How pyarrow tells what a store with the interface of S3 answered: no class of its own, no errno.
+AWS_ERROR = re.compile(r"AWS Error (UNKNOWN \()?(?P<kind>\w+|HTTP status \d+)\)? during (?P<operation>\w+) operation: ")
+# No answer, too many requests, and errors of the store itself. As the last ones pyarrow also tells any refusal of a
+# range of bytes.
+_PASSING_ANSWER = re.compile(
+    r"NETWORK_CONNECTION|REQUEST_TIMEOUT|SLOW_DOWN|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|status (408|429|5..)"
+)
 
 ResultT = TypeVar("ResultT")
 
 
-def retry(action: Callable[[], ResultT], path: Path) -> ResultT:
-    """The result of `action`, which reads or writes `path` and can be called again after it failed.
+def retry(action: Callable[[], ResultT], path: str | Path) -> ResultT:
+    """The result of `action`, which reads or writes `path`, a local or remote one, and can be called again.
 
-    An OSError that may pass (EIO, ETIMEDOUT, ESTALE and their like) is waited out; any other error is raised at once.
+    An OSError that may pass (EIO, ETIMEDOUT, ESTALE and their like, or such an answer of a store) is waited out; any
+    other error is raised at once.
 
     Raises:
         StorageError: `action` failed `MAX_FAILURES` times in a row; names the path and the last error.
@@ -43,12 +52,18 @@ def retry(action: Callable[[], ResultT], path: Path) -> ResultT:
         try:
             return action()
         except OSError as error:
-            if error.errno not in _PASSING_ERRORS:
+            answer = AWS_ERROR.search(str(error))
+            if not (_PASSING_ANSWER.search(answer["kind"]) if answer else error.errno in _PASSING_ERRORS):
                 raise
             if failures == MAX_FAILURES:
+                checked = (
+                    "network, and the store that AWS_ENDPOINT_URL names,"
+                    if answer
+                    else "disk or the network file system,"
+                )
                 raise StorageError(
                     f"the storage under {path} failed {failures} times in a row: {_reason(error)}",
-                    "check the disk or the network file system, then run the same command again",
+                    f"check the {checked} then run the same command again",
                 ) from error
         time.sleep(FIRST_WAIT_SECONDS * 2 ** (failures - 1))
     raise AssertionError("unreachable")
@@ -73,7 +88,14 @@ def explaining_space(path: Path, num_bytes: int | None = None) -> Iterator[None]
 
 
 def _reason(error: OSError) -> str:
-    return os.strerror(error.errno or 0)
+    answer = AWS_ERROR.search(str(error))
+    return os.strerror(error.errno or 0) if answer is None else describe_answer(answer)
+
+
+def describe_answer(answer: re.Match[str]) -> str:
+    """The kind of a store's answer. Its own words are left out: they can hold what a log should not."""
+    kind = answer["kind"] if " " in answer["kind"] else answer["kind"].replace("_", " ").lower()
+    return f"{kind} during {answer['operation']}"
 
 
 def _free_bytes(path: Path) -> int:

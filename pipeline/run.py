@@ -12,7 +12,7 @@ from pipeline.executor import Executor, Progress
 from pipeline.preprocess.run import preprocess
 from pipeline.run_config import RunConfig
 from pipeline.score.run import check_score, score
-from pipeline.shards.manifest import INDEX_NAME
+from pipeline.shards.remote import is_complete
 from pipeline.train.run import check_training, train
 
 # Called with the name of the stage that begins; returns what shows its progress.
@@ -42,10 +42,11 @@ def run(
     check_training(config)
     if config.score is not None:
         check_score(config)
-    has_dataset = (config.dataset_dir / INDEX_NAME).exists()
+    has_dataset = is_complete(config.dataset_dir, config.remote_dataset)
     if has_dataset and not (resume or overwrite):
         raise UsageError(
-            f"{config.workspace_dir} already holds a run", "add --resume to continue it, or --overwrite to start anew"
+            f"{config.remote_dataset or config.workspace_dir} already holds a run",
+            "add --resume to continue it, or --overwrite to start anew",
         )
     is_resumed = resume and has_dataset
     if not is_resumed:

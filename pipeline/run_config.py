@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from pipeline import storage
 from pipeline.config import Section, apply_overrides, build, nearest, read_config
 from pipeline.errors import DataError
 from pipeline.evaluate.config import EvaluateConfig
@@ -23,7 +24,10 @@ class ClusterConfig(Section):
 
 class RunConfig(Section):
     workspace: str = Field(description="the folder that receives every output of the run")
-    inputs: str = Field(".", description="the folder that relative input paths start from")
+    inputs: str = Field(".", description="the folder, or s3://bucket/folder, that relative input paths start from")
+    dataset: str | None = Field(
+        None, description="where the dataset is kept: a folder, or s3://bucket/folder; default: in the workspace"
+    )
     seed: int = Field(0, ge=0, lt=2**63)
     cluster: ClusterConfig = ClusterConfig()
     data_schema: Schema = Field(alias="schema")
@@ -70,7 +74,15 @@ class RunConfig(Section):
 
     @property
     def dataset_dir(self) -> Path:
-        return self.workspace_dir / "dataset"
+        """The dataset, or the local copy of one that is kept in a store."""
+        if self.dataset is None or storage.is_remote(self.dataset):
+            return self.workspace_dir / "dataset"
+        return Path(self.dataset)
+
+    @property
+    def remote_dataset(self) -> str | None:
+        """Where the dataset is kept, if that is a store."""
+        return storage.join(self.dataset, ".") if self.dataset and storage.is_remote(self.dataset) else None
 
     @property
     def checkpoints_dir(self) -> Path:
@@ -86,7 +98,7 @@ class RunConfig(Section):
 
     def input_path(self, path: str) -> str:
         """An input path as the configuration gives it, resolved against `inputs`."""
-        return str(Path(self.inputs) / path)
+        return storage.join(self.inputs, path)
 
     def source(self, source: SourceConfig) -> SourceConfig:
         """The same source with its path resolved."""
@@ -94,7 +106,8 @@ class RunConfig(Section):
 
     def check_inputs(self) -> None:
         """Raises a DataError when the folder of inputs is not there."""
-        if not Path(self.inputs).is_dir():
+        if not storage.is_folder(self.inputs):
+            storage.check_bucket(self.inputs)
             raise DataError(
                 f"the input folder {self.inputs} is not there",
                 "give the folder that holds the raw files: --set inputs=FOLDER",

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
@@ -245,7 +244,9 @@ class NumericFeature(_ColumnFeature):
     """
 
     kind: Literal["numeric"]
-    clip: tuple[FiniteFloat, FiniteFloat] | None = Field(None, description="the lowest and the highest number")
+    clip: tuple[FiniteFloat | None, FiniteFloat | None] | None = Field(
+        None, description="the lowest and the highest number; null leaves an end open"
+    )
     log1p: bool = Field(False, description="the natural logarithm of 1 + the number")
     standardise: bool = Field(True, description="subtract the mean and divide by the deviation")
     null_indicator: bool = Field(False, description="add a 0/1 input that says the value was null")
@@ -264,8 +265,13 @@ class NumericFeature(_ColumnFeature):
 
     @field_validator("clip")
     @classmethod
-    def _ordered(cls, clip: tuple[float, float] | None) -> tuple[float, float] | None:
-        if clip is not None and not clip[0] < clip[1]:
+    def _ordered(cls, clip: tuple[float | None, float | None] | None) -> tuple[float | None, float | None] | None:
+        if clip is None:
+            return clip
+        low, high = clip
+        if low is None and high is None:
+            raise ValueError("one of the bounds must be a number")
+        if low is not None and high is not None and not low < high:
             raise ValueError("the lower bound must be below the upper bound")
         return clip
 
@@ -274,8 +280,8 @@ class NumericFeature(_ColumnFeature):
         for name in ("unit", "time_unit"):
             if getattr(self, name) != DEFAULT_TIME_UNIT and not self.since:
                 raise ValueError(f"{name} applies to an age, which needs since")
-        lowest = -math.inf if self.clip is None else self.clip[0]
-        if self.log1p and isinstance(self.fill, float) and max(self.fill, lowest) < 0:
+        lowest = self.clip[0] if self.clip else None
+        if self.log1p and isinstance(self.fill, float) and self.fill < 0 and (lowest is None or lowest < 0):
             raise ValueError(f"fill is {self.fill:g}, below 0, where log1p has no use")
         return self
 

@@ -6,9 +6,9 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,6 +22,8 @@ DEMO_CONFIG = Path(__file__).parent.parent / "jobs" / "configs" / "demo.yaml"
 NUM_ROWS = 21_000
 
 MakeConfig = Callable[..., RunConfig]
+if TYPE_CHECKING:
+    from s3_store import Store
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -72,6 +74,45 @@ def dataset(demo_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFact
     config = build(RunConfig, {**demo_settings, "workspace": str(workspace)}, "the tests")
     preprocess(config, InProcessExecutor())
     return config.dataset_dir
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> "Iterator[Store]":
+    from s3_store import Store
+
+    store = Store()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def store(s3_server: "Store", monkeypatch: pytest.MonkeyPatch) -> "Store":
+    """A store on loopback that the environment names and has the keys of; nothing waits before it asks again."""
+    from s3_store import ACCESS_KEY, SECRET_KEY
+
+    monkeypatch.setattr("pipeline.files.FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.storage.REQUEST_ATTEMPTS", 1)
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in (
+        ("AWS_ENDPOINT_URL", s3_server.endpoint),
+        ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_CONFIG_FILE", os.devnull),
+        ("AWS_SHARED_CREDENTIALS_FILE", os.devnull),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ):
+        monkeypatch.setenv(name, value)
+    s3_server.forget()
+    return s3_server
+
+
+@pytest.fixture
+def bucket(store: "Store") -> str:
+    """The location of an empty bucket."""
+    return store.new_bucket()
 
 
 @pytest.fixture

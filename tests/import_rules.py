@@ -15,7 +15,7 @@ PACKAGES = ("jobs", "pipeline", "models")
 ORDER = (
     ("errors",),
     ("files",),
-    ("config",),
+    ("config", "storage"),
     ("schema", "executor"),
     ("preprocess.config", "train.config"),
     ("evaluate.config", "score.config", "export.config"),
@@ -25,7 +25,7 @@ ORDER = (
     ("preprocess", "train"),
     ("evaluate", "score", "export"),
     ("retrain",),
-    ("run",),
+    ("run", "benchmark"),
 )
 LEVEL = {part: level for level, parts in enumerate(ORDER) for part in parts}
 
@@ -36,6 +36,9 @@ FORBIDDEN = {
 }
 MODELS_MAY_IMPORT = {*sys.stdlib_module_names, "torch", "torchrec", "models"}
 NOT_BODIES = ("models.batch", "models.tasks", "models.multitask", "models.losses")
+# Scripts that another interpreter runs by path, named after what they may import; pandas brings numpy.
+PEERS_FOLDER = "pipeline/benchmark/peers/"
+PEERS = {"duckdb": {"duckdb"}, "polars": {"polars"}, "pandas": {"pandas", "numpy"}}
 TORCH = {"torch", "torchrec", "fbgemm_gpu", "tensordict", "torchmetrics"}
 TORCH_FREE = (
     "pipeline.schema",
@@ -142,6 +145,14 @@ def is_stray_ray(found: Import) -> bool:
     return found.is_of("ray") and not may_import_ray
 
 
+def is_foreign_to_peers(found: Import) -> bool:
+    package = found.target.split(".")[0]
+    if found.path.startswith(PEERS_FOLDER):
+        peer = found.path.removeprefix(PEERS_FOLDER).split("_")[0]
+        return package not in {*sys.stdlib_module_names, *PEERS.get(peer, ())}
+    return package in PEERS or found.is_of(PEERS_FOLDER.rstrip("/").replace("/", "."))
+
+
 RULES: dict[str, Callable[[Import], bool]] = {
     "jobs -> pipeline -> models, never back, and nothing imports tests or infra": goes_back,
     "models import the standard library, torch, torchrec and models": is_foreign_to_models,
@@ -149,6 +160,7 @@ RULES: dict[str, Callable[[Import], bool]] = {
     "assemble imports errors, config, schema, shards.manifest, train.config and models": is_beyond_the_seam,
     "score takes from train only the checkpoint, the predictor and the config": is_training_in_score,
     "ray is imported in jobs/ and in a stage's run.py": is_stray_ray,
+    "a peer imports the standard library and what it is named after, and nothing else does": is_foreign_to_peers,
 }
 
 

@@ -107,7 +107,7 @@ def test_the_torch_free_modules_load_no_torch_through_their_libraries() -> None:
 
 # --- the rules themselves can fail
 
-BACK, FOREIGN, ORDERED, SEAM, SCORE, RAY = RULES
+BACK, FOREIGN, ORDERED, SEAM, SCORE, RAY, PEER = RULES
 
 
 @pytest.mark.parametrize(
@@ -133,6 +133,11 @@ BACK, FOREIGN, ORDERED, SEAM, SCORE, RAY = RULES
         (SCORE, "pipeline/score/run.py", "from pipeline.train.trainer import Trainer"),
         (RAY, "pipeline/preprocess/text.py", "import ray"),
         (RAY, "pipeline/train/trainer.py", "def f():\n    from ray.train import report"),
+        (PEER, "pipeline/benchmark/peers/duckdb_preprocess.py", "import polars"),
+        (PEER, "pipeline/benchmark/peers/polars_preprocess.py", "import numpy as np"),
+        (PEER, "pipeline/benchmark/peers/pandas_preprocess.py", "from pipeline.errors import DataError"),
+        (PEER, "pipeline/benchmark/outputs.py", "def f():\n    import duckdb"),
+        (PEER, "jobs/benchmark.py", "from pipeline.benchmark.peers import duckdb_preprocess"),
     ],
 )
 def test_a_bad_import_breaks_its_rule(rule: str, path: str, source: str) -> None:
@@ -156,6 +161,7 @@ def test_a_bad_import_breaks_its_rule(rule: str, path: str, source: str) -> None
         ),
         ("pipeline/assemble.py", "from pipeline.shards.manifest import DatasetIndex\nfrom models.mmoe import MMoE"),
         ("pipeline/evaluate/run.py", "from . import metrics\nfrom pipeline.train.predictor import Predictor"),
+        ("pipeline/benchmark/peers/pandas_preprocess.py", "import json\nimport numpy as np\nimport pandas as pd"),
         ("jobs/run.py", "import ray\nfrom pipeline.run import run"),
     ],
 )

@@ -15,6 +15,7 @@ from pipeline.evaluate.metrics import METRICS
 from pipeline.evaluate.plots import draw_calibration, draw_training
 from pipeline.evaluate.report import UNDEFINED, format_fraction, format_value, label_of, measured_on, metric_names
 from pipeline.files import write_text
+from pipeline.train.checkpoints.lineage import describe_newer_values
 
 MAX_ALARMS = 8
 
@@ -59,6 +60,7 @@ def render_html(
         cosines=cosine_panels(inspections),
         ranked_sample=ranked_sample,
         data=data_section(statistics) if statistics else None,
+        newer_values=describe_newer_values(report["newer_values"]),
         format_value=format_value,
         format_fraction=format_fraction,
         format_cell=_format_cell,

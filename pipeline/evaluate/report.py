@@ -50,12 +50,14 @@ def build_report(
     tasks: Sequence[Mapping[str, Any]],
     mixtures: Mapping[str, Any],
     alarms: Sequence[str],
+    newer_values: Mapping[str, Mapping[str, int]],
 ) -> dict[str, Any]:
     """The report as plain values that JSON can hold.
 
     `tasks` are results of `measure_task`. `mixtures` is {level: {"tasks": T names, "experts": E names, "mean_weight":
     T lists of E floats, or None where a task's gate does not see an expert}}, empty for a model without experts.
-    `alarms` are those of the last inspection of the training.
+    `alarms` are those of the last inspection of the training. `newer_values` is {feature: {"values", "newer"}} for the
+    features whose tables have grown since: how many of their values the model does not know for that reason.
     """
     return {
         "report_version": REPORT_VERSION,
@@ -67,6 +69,7 @@ def build_report(
         "tasks": list(tasks),
         "mixtures": dict(mixtures),
         "alarms": list(alarms),
+        "newer_values": dict(newer_values),
     }
 
 

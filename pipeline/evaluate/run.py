@@ -24,8 +24,9 @@ from pipeline.preprocess.sources import list_files, read_table
 from pipeline.preprocess.statistics import read_statistics
 from pipeline.run_config import RunConfig
 from pipeline.shards.assignment import SampleOrder
-from pipeline.shards.manifest import KEY_PREFIX, LABELS_COLUMN, check_schema, read_index, verify_shards
+from pipeline.shards.manifest import KEY_PREFIX, LABELS_COLUMN, check_schema
 from pipeline.shards.reader import ShardReader
+from pipeline.shards.remote import fetch_index, fetch_shards
 from pipeline.train.checkpoints.checkpoint import best_checkpoint
 from pipeline.train.predictor import Predictor
 from pipeline.train.telemetry import read_history, read_inspections
@@ -53,10 +54,10 @@ def evaluate(config: RunConfig, *, checkpoint: Path | None = None, progress: Pro
         ArtifactError: the dataset or the checkpoint is missing, damaged or of another schema.
         DataError: the table of true values does not hold every row or every output.
     """
-    index = read_index(config.dataset_dir)
+    index = fetch_index(config.dataset_dir, config.remote_dataset)
     check_schema(index, config.data_schema, config.dataset_dir)
     split = config.evaluate.split
-    verify_shards(config.dataset_dir, index.of_split(split))
+    fetch_shards(config.dataset_dir, config.remote_dataset, index.of_split(split), progress)
     checkpoint = checkpoint or best_checkpoint(config.checkpoints_dir)
     predictor = Predictor(config, index, checkpoint, config.evaluate.batch_size)
     shards = index.of_split(split)
@@ -74,6 +75,7 @@ def evaluate(config: RunConfig, *, checkpoint: Path | None = None, progress: Pro
         tasks=measure(tasks, scored, _read_truth(config, tasks, scored)),
         mixtures=_mixtures(predictor, tasks),
         alarms=inspections[-1]["alarms"] if inspections else [],
+        newer_values=predictor.newer_values.counts,
     )
     dump(config, config.report_dir)
     write_report_json(report, config.report_dir / REPORT_JSON)
@@ -93,13 +95,17 @@ def write_page(config: RunConfig, report: dict[str, Any]) -> Path:
 def score_split(reader: ShardReader, predictor: Predictor, progress: Progress | None = None) -> Scored:
     """Every row of a split in file order with its labels, keys and predictions."""
     labels, keys, outputs = [], [], []
+    num_rows, num_steps = 0, reader.order.num_steps
+    if progress:
+        progress("batches evaluated", 0, num_steps, 0, "rows")
     for step, table in enumerate(reader.batches(epoch=0), start=1):
         outputs.append(predictor.predict(table))
         flat = table[LABELS_COLUMN].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         labels.append(flat.astype(np.float64).reshape(table.num_rows, -1))
         keys.append(table.select([name for name in table.column_names if name.startswith(KEY_PREFIX)]))
+        num_rows += table.num_rows
         if progress:
-            progress("batches evaluated", step, reader.order.num_steps)
+            progress("batches evaluated", step, num_steps, num_rows, "rows")
     joined = {name: np.concatenate([part[name] for part in outputs]) for name in outputs[0]}
     return Scored(np.concatenate(labels), pa.concat_tables(keys), joined)
 
@@ -181,7 +187,7 @@ def _read_truth(config: RunConfig, tasks: Sequence[Task], scored: Scored) -> dic
     places = pc.index_in(scored.keys[KEY_PREFIX + "row"], table[section.key].combine_chunks())
     if places.null_count:
         raise DataError(
-            f"{file.parent} has no true value for {places.null_count:,} of {scored.num_rows:,} rows",
+            f"{source.path} has no true value for {places.null_count:,} of {scored.num_rows:,} rows",
             "give the truth that was written beside this log, or remove evaluate.truth",
         )
     return {name: np.asarray(table[name].take(places), np.float64) for name in task_of}

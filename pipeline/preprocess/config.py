@@ -6,6 +6,42 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from pipeline.config import Section
+from pipeline.schema import DEFAULT_TIME_UNIT, CountedTimeUnit
+
+WEIGHT_SUFFIX = "_weight"
+
+
+class PackedConfig(Section):
+    """A column of texts such as `205:9032:1.5 206:77` that hold some fields of their row: field, id and weight.
+
+    Each field becomes a column of ids and, named `FIELD_weight`, one of their weights. A row may lack a field.
+    """
+
+    column: str
+    delimiter: str = Field(min_length=1, description="between two elements")
+    field_delimiter: str = Field(min_length=1, description="the first one in an element separates its field and its id")
+    weight_delimiter: str | None = Field(
+        None, min_length=1, description="the last one after it separates id and weight; an id without a weight has 1"
+    )
+    fields: tuple[str, ...] = Field((), description="fields with at most one element per row: columns of single values")
+    list_fields: tuple[str, ...] = Field((), description="fields with any number of elements: columns of lists")
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns that the fields become."""
+        return [f"{name}{suffix}" for name in (*self.fields, *self.list_fields) for suffix in ("", WEIGHT_SUFFIX)]
+
+    @model_validator(mode="after")
+    def _names_hold(self) -> "PackedConfig":
+        names = self.column_names
+        if not names:
+            raise ValueError("packed needs fields or list_fields")
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"packed gives column {name!r} twice")
+            if self.field_delimiter in name.removesuffix(WEIGHT_SUFFIX):
+                raise ValueError(f"field {name!r} holds the field_delimiter")
+        return self
 
 
 class SourceConfig(Section):
@@ -13,10 +49,14 @@ class SourceConfig(Section):
 
     path: str
     format: Literal["parquet", "csv", "arrow", "jsonl"] | None = None
-    delimiter: str = Field(",", min_length=1, max_length=1, description="CSV only")
+    delimiter: str = Field(
+        ",", min_length=1, description="CSV only; with more than one character, quotes are part of the values"
+    )
+    encoding: Literal["utf-8", "latin-1"] = Field("utf-8", description="CSV only")
     column_names: tuple[str, ...] | None = Field(None, description="CSV without a header line: its columns, in order")
     strip_blanks: bool = Field(False, description="CSV only: remove blanks around every text value")
     null_values: tuple[str, ...] = Field(("",), description="CSV only: texts that mean null")
+    packed: PackedConfig | None = Field(None, description="a column of texts that hold several fields each")
 
 
 class TableConfig(SourceConfig):
@@ -25,10 +65,24 @@ class TableConfig(SourceConfig):
     key: str = Field(description="the key column of the table")
     log_key: str | None = Field(None, description="the log's column to join on; default: the same name")
     columns: tuple[str, ...] | None = Field(None, description="the columns to join; default: all that the schema uses")
+    valid_from: str | None = Field(
+        None,
+        min_length=1,
+        description="the column with the time from which a row of the table is valid, null for always: a key may have "
+        "several rows, and a row of the log takes the latest that is not after its own time, the key `time`; "
+        "candidates do the same, or take the latest of all where they have no such column",
+    )
+    time_unit: CountedTimeUnit = DEFAULT_TIME_UNIT
 
     @property
     def left_key(self) -> str:
         return self.log_key or self.key
+
+    @model_validator(mode="after")
+    def _unit_is_of_times(self) -> "TableConfig":
+        if self.time_unit != DEFAULT_TIME_UNIT and not self.valid_from:
+            raise ValueError("time_unit applies to a table with valid_from")
+        return self
 
 
 # A date is kept as its ISO text, so that a dumped configuration loads as the same one.
@@ -37,7 +91,11 @@ Boundary = Annotated[
 ]
 
 
-class TimeSplit(Section):
+class _Split(Section):
+    disjoint: tuple[str, ...] = Field((), description="columns none of whose values may stand in rows of two splits")
+
+
+class TimeSplit(_Split):
     """Rows before `validation_from` are for training, rows from `test_from` on for the test."""
 
     kind: Literal["time"]
@@ -46,7 +104,7 @@ class TimeSplit(Section):
     test_from: Boundary
 
 
-class _FractionSplit(Section):
+class _FractionSplit(_Split):
     validation_fraction: float = Field(0.1, gt=0, lt=1)
     test_fraction: float = Field(0.1, gt=0, lt=1)
 
@@ -68,7 +126,7 @@ class HashSplit(_FractionSplit):
 SplitValues = Annotated[tuple[str | int | bool, ...], Field(min_length=1)]
 
 
-class ColumnSplit(Section):
+class ColumnSplit(_Split):
     """A column of the log says it: rows with these values are for validation and the test, all others for training."""
 
     kind: Literal["column"]
@@ -142,12 +200,16 @@ class ContractConfig(Section):
     drift: DriftConfig = DriftConfig()
 
 
+Compression = Literal["none", "zstd"]
+
+
 class PreprocessConfig(Section):
     log: SourceConfig
     tables: tuple[TableConfig, ...] = ()
     split: SplitConfig
     rows_per_partition: int = Field(250_000, ge=1, description="the unit of work of the first pass")
     rows_per_shard: int = Field(250_000, ge=1, description="at most; the shards of a split are equal within a row")
+    compression: Compression = Field("none", description="of the shards: zstd takes less space and more time to read")
     shuffle: bool = Field(False, description="rows of a partition go to the shards of their split in random order")
     contract: ContractConfig = ContractConfig()
     extend: str | None = Field(

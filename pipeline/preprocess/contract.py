@@ -16,16 +16,8 @@ from pipeline.config import nearest
 from pipeline.errors import DataError
 from pipeline.preprocess.config import ColumnContract, ContractConfig, OrderSplit, SplitConfig
 from pipeline.preprocess.features import judge_dense, judge_sparse
-from pipeline.preprocess.labels import (
-    impossible_rows,
-    judge_labels,
-    judge_weights,
-    numeric_texts,
-    parse_leniently,
-    read_labels,
-    show_value,
-    unparsable,
-)
+from pipeline.preprocess.labels import impossible_rows, judge_labels, judge_weights, read_labels, show_value
+from pipeline.preprocess.numbers import numeric_texts, parse_numbers, unparsable
 from pipeline.preprocess.sources import file_of
 from pipeline.preprocess.text import as_codes, as_text, is_list, is_text
 from pipeline.schema import BucketedFeature, NumericFeature, Schema
@@ -114,16 +106,22 @@ class CheckedRows:
 
 
 def check_rows(
-    config: ContractConfig, schema: Schema, split: SplitConfig, table: pa.Table, source: str, first_row: int = 0
+    config: ContractConfig,
+    schema: Schema,
+    split: SplitConfig,
+    table: pa.Table,
+    source: str,
+    first_row: int = 0,
+    of_joins: Sequence[Rule] = (),
 ) -> CheckedRows:
     """Finds the rows of a joined table that break the contract, or that the readers of columns would refuse.
 
-    `source` and `first_row` say in messages where the first row of `table` lies.
+    `source` and `first_row` say in messages where the first row of `table` lies; `of_joins` are the rules of its joins.
 
     Raises:
         DataError: a row is bad, and the contract does not quarantine it; names the first such row.
     """
-    rules = list(_column_rules(config.columns, table, source))
+    rules = [*_column_rules(config.columns, table, source), *of_joins]
     if config.bad_rows == "quarantine":
         rules += _input_rules(schema, split, table, source)
         judged = {task.name: judge_labels(task, table, source) for task in schema.tasks}
@@ -132,12 +130,14 @@ def check_rows(
             rules.append(Rule(label.is_wrong, f"task {task.name!r}: {label.rule}", task.label, label.fix))
         labels = {name: label.values for name, label in judged.items()}
     else:
-        _refuse(rules, "set preprocess.contract.bad_rows: quarantine", table, source, first_row)
+        refuse_broken(rules, "set preprocess.contract.bad_rows: quarantine", table, source, first_row)
         labels = read_labels(schema, table, source, first_row)
     if config.labels != "ignore":
         impossible = list(_label_rules(schema, labels))
         if config.labels == "error":
-            _refuse(impossible, "set preprocess.contract.labels to quarantine or ignore", table, source, first_row)
+            refuse_broken(
+                impossible, "set preprocess.contract.labels to quarantine or ignore", table, source, first_row
+            )
         rules += impossible
     codes = np.full(table.num_rows, -1, np.int64)
     for place, rule in enumerate(rules):
@@ -145,7 +145,8 @@ def check_rows(
     return CheckedRows(codes, rules, labels)
 
 
-def _refuse(rules: Iterable[Rule], or_else: str, table: pa.Table, source: str, first_row: int) -> None:
+def refuse_broken(rules: Iterable[Rule], or_else: str, table: pa.Table, source: str, first_row: int) -> None:
+    """Raises a DataError that names the first row that breaks a rule; `or_else` is what can be done besides its fix."""
     broken = [rule for rule in rules if rule.is_broken.any()]
     if broken:
         rule = min(broken, key=lambda rule: int(np.argmax(rule.is_broken)))
@@ -182,7 +183,7 @@ def _as_numbers(raw: pa.ChunkedArray, table: pa.Table, name: str, source: str) -
     if is_text(_plain_type(raw.type)):
         raw = pc.utf8_trim_whitespace(numeric_texts(raw))
     elif not pa.types.is_floating(raw.type):
-        return parse_leniently(table, name, f"the range of column {name!r}", source)[0]
+        return parse_numbers(table, name, f"the range of column {name!r}", source).values
     numbers: np.ndarray = raw.cast(pa.float64()).to_numpy()
     return numbers
 
@@ -218,7 +219,7 @@ def _not_allowed(raw: pa.ChunkedArray, allowed: Sequence[Any], what: str) -> np.
 
 
 def _input_rules(schema: Schema, split: SplitConfig, table: pa.Table, source: str) -> Iterator[Rule]:
-    """What the readers of columns refuse: see assign_splits, parse_numbers, clip_and_log and read_weights."""
+    """What the readers of columns refuse: see assign_splits, read_dense, read_sparse and read_weights."""
     fix = "correct the rows"
     if not isinstance(split, OrderSplit):
         is_null = np.asarray(pc.is_null(table.column(split.column), nan_is_null=True))

@@ -7,15 +7,15 @@ training a value is unseen only where `min_count` or `max_size` made it so.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline import storage
 from pipeline.errors import ArtifactError, DataError
-from pipeline.files import retry
 from pipeline.preprocess.config import DriftConfig
 from pipeline.preprocess.profile import NumberProfile, bin_counts
+from pipeline.shards.manifest import STATISTICS_NAME
 
 PSI = "population stability index"
 # A share of 0 has no logarithm; this one is the usual floor, one row in ten thousand.
@@ -61,15 +61,15 @@ def psi(before: Sequence[float], now: Sequence[float]) -> float:
     return float(np.sum((q - p) * np.log(q / p)))
 
 
-def read_previous(path: Path) -> dict[str, Any]:
-    """The statistics of a dataset, from its folder or its statistics.json.
+def read_previous(location: str) -> dict[str, Any]:
+    """The statistics of a dataset, from its folder or its statistics.json, local or remote.
 
     Raises:
         ArtifactError: the file is missing, or is not what preprocessing writes.
     """
-    file = path / "statistics.json" if path.is_dir() else path
+    file = storage.join(location, STATISTICS_NAME) if storage.is_folder(location) else location
     try:
-        content = json.loads(retry(file.read_bytes, file))
+        content = json.loads(storage.read_bytes(file))
         if not isinstance(content, dict) or not {"features", "tables", "tasks", "rows"} <= content.keys():
             raise ValueError("it does not hold features, tables, tasks and rows")
     except (OSError, ValueError) as error:

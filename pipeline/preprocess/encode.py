@@ -27,7 +27,7 @@ from pipeline.shards.manifest import (
     Split,
     shard_schema,
 )
-from pipeline.shards.writer import write_shard
+from pipeline.shards.writer import ShardWriter
 
 
 class Piece(NamedTuple):
@@ -111,7 +111,7 @@ def look_up_part(fitted: FittedTransform, folder: Path, number: int) -> None:
 
 
 def write_planned(
-    fitted: FittedTransform, key_types: dict[str, pa.DataType], folder: Path, dataset_dir: Path, plan: ShardPlan
+    fitted: FittedTransform, key_types: dict[str, pa.DataType], folder: Path, writer: ShardWriter, plan: ShardPlan
 ) -> Written:
     """Encodes the rows of one shard and writes it."""
     tables = [_encode(fitted, key_types, StagedPart(folder, piece.number), piece) for piece in plan.pieces]
@@ -119,7 +119,7 @@ def write_planned(
     if plan.shuffle_seed is not None:
         order = np.random.Generator(np.random.PCG64(plan.shuffle_seed)).permutation(len(encoded))
         encoded = encoded.take(pa.array(order))
-    written = Written(write_shard(dataset_dir / plan.name, encoded, plan.split))
+    written = Written(writer.write(plan.name, encoded, plan.split))
     if "time" in key_types:
         ends = pc.min_max(encoded.column(KEY_PREFIX + "time"))
         written.times = [ends[end] for end in ("min", "max") if ends[end].is_valid]
@@ -136,19 +136,19 @@ def _encode(fitted: FittedTransform, key_types: dict[str, pa.DataType], staged: 
     schema = shard_schema(fitted.schema, fitted.table_rows, key_types)
     tables = text_tables(fitted.schema)
     batches = map_batches(staged.ids_path) if tables else []
-    ids = {table: np.asarray(own.column("id")) for table, own in zip(tables, batches, strict=True)}
+    ids = {table: own.column("id") for table, own in zip(tables, batches, strict=True)}
     columns: list[pa.Array | pa.ChunkedArray] = []
     for feature in fitted.schema.sparse_features:
         type_ = schema.field(SPARSE_PREFIX + feature.name).type
         if isinstance(feature, BucketedFeature):
-            numbers = rows.column(NUMBER_PREFIX + feature.name).to_numpy()
+            numbers = _numbers(rows, feature.name)
             columns.append(pa.array(fitted.bucket_rows(feature.name, numbers), type_))
             continue
         columns.append(_ids_of(rows.column(SPARSE_PREFIX + feature.name), ids[feature.table_name], type_))
         if isinstance(feature, WeightedMultiValuedFeature):
             columns.append(rows.column(WEIGHTS_PREFIX + feature.name))
     if fitted.schema.numeric_features:
-        inputs = {f.name: rows.column(NUMBER_PREFIX + f.name).to_numpy() for f in fitted.schema.numeric_features}
+        inputs = {feature.name: _numbers(rows, feature.name) for feature in fitted.schema.numeric_features}
         columns.append(fitted.dense_of(inputs, piece.num_rows))
     columns.append(rows.column(LABELS_COLUMN))
     if fitted.schema.weight:
@@ -158,12 +158,16 @@ def _encode(fitted: FittedTransform, key_types: dict[str, pa.DataType], staged: 
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _ids_of(places: pa.ChunkedArray, ids: np.ndarray, type_: pa.DataType) -> pa.Array:
+def _numbers(rows: pa.Table, feature: str) -> np.ndarray:
+    numbers: np.ndarray = rows.column(NUMBER_PREFIX + feature).to_numpy().astype(np.float64)
+    return numbers
+
+
+def _ids_of(places: pa.ChunkedArray, ids: pa.Array, type_: pa.DataType) -> pa.Array | pa.ChunkedArray:
     """The table rows of staged places: of single values, or of lists."""
     if not pa.types.is_list(type_):
-        return pa.array(ids[places.to_numpy()], type_)
+        return ids.cast(type_).take(places)
     lists = places.combine_chunks()
     lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
     offsets = lists.offsets.to_numpy()
-    values = pa.array(ids[lists.flatten().to_numpy(zero_copy_only=False)], type_.value_type)
-    return pa.ListArray.from_arrays(pa.array(offsets - offsets[0]), values).cast(type_)
+    return pa.ListArray.from_arrays(pa.array(offsets - offsets[0]), ids.cast(type_.value_type).take(lists.flatten()))

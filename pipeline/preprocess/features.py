@@ -9,10 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.preprocess.labels import parse_leniently, unparsable
 from pipeline.preprocess.list_features import judge_lists
-from pipeline.preprocess.normalize import Numbers, clip_and_log
-from pipeline.preprocess.text import Codes, as_codes, is_text
+from pipeline.preprocess.numbers import Numbers, parse_numbers
+from pipeline.preprocess.text import Codes, as_codes
 from pipeline.preprocess.times import MICROSECONDS, judge_times, time_part
 from pipeline.preprocess.values import Fault, SparseValues, describe, refuse
 from pipeline.preprocess.vocabulary import HashBuckets
@@ -69,7 +68,7 @@ def judge_sparse(
 
 
 def read_dense(table: pa.Table, feature: NumericFeature | BucketedFeature, source: str, first_row: int = 0) -> Numbers:
-    """The numbers of a feature; those of a numeric one after clip and log1p.
+    """The numbers of a feature, before clip and log1p.
 
     Raises:
         DataError: a column has the wrong type, or a value cannot be used.
@@ -88,19 +87,19 @@ def judge_dense(table: pa.Table, feature: NumericFeature | BucketedFeature, sour
     if isinstance(feature, NumericFeature) and feature.since is not None:
         numbers, faults = _judge_age(table, feature, feature.since, source)
     else:
-        numbers, faults = _judge_numbers(table, feature.source_column, feature.name, source)
-    if isinstance(feature, BucketedFeature):
-        return numbers, faults
-    values = numbers.values
-    clipped = values if feature.clip is None else np.clip(values, *feature.clip)
-    is_negative = (clipped < 0) & feature.log1p
-    if is_negative.any():
-        shown = f"{values[np.argmax(is_negative)]:g}"
-        fix = f"add `clip: [0, ...]` to {feature.name!r}, or remove log1p"
-        rule = "is below 0, where log1p has no use"
-        faults.append(Fault(is_negative, feature.name, rule, feature.source_column, fix, shown))
-        values = np.where(is_negative, np.nan, values)
-    return numbers._replace(values=clip_and_log(values, feature, str)), faults
+        numbers = parse_numbers(table, feature.source_column, f"feature {feature.name!r}", source)
+        fix = "correct the value, or make its text mean null: null_values of a CSV source"
+        faults = [Fault(numbers.is_wrong, feature.name, "is not a number", feature.source_column, fix)]
+    if isinstance(feature, NumericFeature) and feature.log1p:
+        values = numbers.values
+        is_negative = (values if feature.clip is None else np.clip(values, *feature.clip)) < 0
+        if is_negative.any():
+            shown = f"{values[np.argmax(is_negative)]:g}"
+            fix = f"add `clip: [0, null]` to {feature.name!r}, or remove log1p"
+            rule = "is below 0, where log1p has no use"
+            faults.append(Fault(is_negative, feature.name, rule, feature.source_column, fix, shown))
+            numbers = numbers._replace(values=np.where(is_negative, np.nan, values))
+    return numbers, faults
 
 
 @dataclass(frozen=True)
@@ -166,16 +165,6 @@ def _judge_age(table: pa.Table, feature: NumericFeature, since: str, source: str
     earlier, earlier_fault = judge_times(table, since, feature.name, feature.time_unit, source)
     is_null = later.is_null | earlier.is_null
     ages = (later.microseconds - earlier.microseconds) / MICROSECONDS[feature.unit]
-    values = np.where(is_null | later.is_wrong | earlier.is_wrong, np.nan, ages)
-    return Numbers(values, is_null, np.zeros(len(values), bool)), [fault, earlier_fault]
-
-
-def _judge_numbers(table: pa.Table, column: str, feature: str, source: str) -> tuple[Numbers, list[Fault]]:
-    values, is_null = parse_leniently(table, column, f"feature {feature!r}", source)
-    raw = table.column(column)
-    is_wrong = np.zeros(len(raw), bool)
-    if is_text(raw.type.value_type if pa.types.is_dictionary(raw.type) else raw.type):
-        is_wrong = np.asarray(unparsable(raw, pa.float64()))
-    fix = "correct the value, or make its text mean null: null_values of a CSV source"
-    fault = Fault(is_wrong, feature, "is not a number", column, fix)
-    return Numbers(values, is_null, np.isnan(values) & ~is_null & ~is_wrong), [fault]
+    is_wrong = (later.is_wrong | earlier.is_wrong) & ~is_null
+    values = np.where(is_null | is_wrong, np.nan, ages)
+    return Numbers(values, is_null, np.zeros(len(values), bool), is_wrong), [fault, earlier_fault]

@@ -1,17 +1,28 @@
-"""Left joins of user and item tables to the log: each table is loaded once, and rows keep the order of the log."""
+"""Left joins of user and item tables to the log, whose rows keep their order: what comes from where, and the join."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipeline.errors import ConfigError, DataError
+from pipeline import storage
+from pipeline.errors import ConfigError
+from pipeline.preprocess import join_rows
 from pipeline.preprocess.config import TableConfig
+from pipeline.preprocess.contract import Rule
 from pipeline.preprocess.formats import check_columns, read_column_names
-from pipeline.preprocess.sources import JOINED_FROM, list_files, read_table
+from pipeline.preprocess.join_rows import RangePlan, merge_range, read_sorted
+from pipeline.preprocess.join_staging import StagedRanges
+from pipeline.preprocess.join_table import JoinTable, Ranges
+from pipeline.preprocess.sources import list_files, plan_partitions
 from pipeline.preprocess.text import as_codes
+from pipeline.preprocess.times import parse_times
+
+# A table whose files have more bytes is staged; another one is sent to every process.
+BROADCAST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -22,29 +33,36 @@ class ColumnPlan:
     tables: tuple[tuple[str, ...], ...]
 
 
-@dataclass(frozen=True)
-class JoinTable:
-    """A table in memory: its distinct key values, int64 or text, and its other columns row by row."""
+class Joined(NamedTuple):
+    """A log with the columns of its tables, and the rows without a usable time for one of them.
 
-    path: str
-    log_key: str
-    keys: pa.Array
-    columns: pa.Table
+    `counts` says per table which rows (bool) are counted, by what is counted.
+    """
+
+    rows: pa.Table
+    counts: list[dict[str, np.ndarray]]
+    rules: list[Rule]
 
 
 def plan_columns(
-    log_columns: Sequence[str], log_file: str, tables: Sequence[TableConfig], needed: Sequence[str]
+    log_columns: Sequence[str],
+    log_file: str,
+    tables: Sequence[TableConfig],
+    needed: Sequence[str],
+    time_column: str | None = None,
 ) -> ColumnPlan:
     """Decides where each needed column comes from.
 
     `log_columns` are the columns that the log, or a candidate table, has; `needed` are those that a stage reads.
+    `time_column` has the time of the log's rows, which tables with `valid_from` need.
 
     Raises:
         ConfigError: a needed column is in two places and no table's `columns` chooses one.
         DataError: a needed column, or one that `columns` lists, is nowhere.
     """
-    offered = [_offered(table) for table in tables]
-    needed = list(dict.fromkeys([*needed, *(table.left_key for table in tables)]))
+    of_log = [[table.left_key, *([time_column] if table.valid_from and time_column else [])] for table in tables]
+    offered = [_offered(table, names) for table, names in zip(tables, of_log, strict=True)]
+    needed = list(dict.fromkeys([*needed, *(name for names in of_log for name in names)]))
     taken: dict[int | None, list[str]] = {place: [] for place in (None, *range(len(tables)))}
     for column in needed:
         offering = [i for i in range(len(tables)) if column in offered[i]]
@@ -67,68 +85,69 @@ def plan_columns(
     return ColumnPlan(tuple(taken[None]), tuple(tuple(taken[i]) for i in range(len(tables))))
 
 
-def _offered(table: TableConfig) -> list[str]:
-    """The columns that can be taken from a table: those it lists, else all but its key; never the log's join column."""
+def _offered(table: TableConfig, of_log: Sequence[str]) -> list[str]:
+    """The columns that can be taken from a table: those it lists, else all but its key; never those it is joined on."""
     file = list_files(table)[0]
     names = read_column_names(table, file)
-    check_columns([table.key, *(table.columns or ())], names, file)
+    check_columns([table.key, *([table.valid_from] if table.valid_from else []), *(table.columns or ())], names, file)
     chosen = table.columns if table.columns is not None else [name for name in names if name != table.key]
-    return [name for name in chosen if name != table.left_key]
+    return [name for name in chosen if name not in of_log]
 
 
-def load_tables(tables: Sequence[TableConfig], plan: ColumnPlan) -> list[JoinTable]:
-    """Reads the planned columns of every table.
+def open_tables(
+    tables: Sequence[TableConfig], plan: ColumnPlan, time_column: str | None, staging: Path | None = None
+) -> list[JoinTable]:
+    """Loads every table, but those that are large if there is a folder to stage them in: see `stage_table`.
 
     Raises:
-        DataError: a key value stands in two rows of one table.
+        DataError: a table cannot be read, or a key stands in two rows that are no two versions of it.
     """
-    return [_load(table, columns) for table, columns in zip(tables, plan.tables, strict=True)]
-
-
-def _load(table: TableConfig, columns: tuple[str, ...]) -> JoinTable:
-    rows = read_table(table, list(dict.fromkeys([table.key, *columns]))).combine_chunks()
-    keys = _comparable(rows.column(table.key), f"key column {table.key!r} of {table.path}")
-    present = pc.is_valid(keys)
-    keys, rows = keys.filter(present), rows.filter(present)
-    counts = pc.value_counts(keys)
-    most = pc.max(counts.field("counts")).as_py() or 0
-    if most > 1:
-        key = counts.field("values")[pc.index(counts.field("counts"), most).as_py()]
-        raise DataError(
-            f"key {table.key} = {key} stands in {most} rows of {table.path}", "keep one row per key in that table"
-        )
-    fields = [rows.schema.field(column).with_metadata({JOINED_FROM: table.path}) for column in columns]
-    values = pa.Table.from_arrays([rows.column(column) for column in columns], schema=pa.schema(fields))
-    return JoinTable(table.path, table.left_key, keys, values)
-
-
-def join_tables(log: pa.Table, tables: Sequence[JoinTable], source: str) -> tuple[pa.Table, list[np.ndarray]]:
-    """The log with the columns of every table, and per table which rows (bool) found no match.
-
-    A row without a match, or with a null key, has nulls; `source` names the log's file in messages.
-    """
-    missing = []
-    for table in tables:
-        if table.log_key not in log.column_names:
-            raise ConfigError(
-                f"table {table.path} joins on {table.log_key!r}, which a table listed after it brings in",
-                "list in preprocess.tables that other table first",
-            )
-        keys = _comparable(log.column(table.log_key), f"join column {table.log_key!r} of {source}")
-        if keys.type != table.keys.type:
-            places = pc.index_in(keys.cast(pa.string()), table.keys.cast(pa.string()))
+    opened = []
+    for number, (table, columns) in enumerate(zip(tables, plan.tables, strict=True)):
+        ranges: Ranges
+        if staging is not None and _is_large(table):
+            ranges = StagedRanges(staging / f"table-{number:03d}")
         else:
-            places = pc.index_in(keys, table.keys)
-        joined = table.columns.take(places)
-        for field in joined.schema:
-            log = log.append_column(field, joined.column(field.name))
-        missing.append(np.asarray(pc.is_null(places)))
-    return log, missing
+            ranges = _load(table, columns)
+        opened.append(JoinTable(table, columns, time_column if table.valid_from else None, ranges))
+    return opened
 
 
-def _comparable(keys: pa.ChunkedArray, what: str) -> pa.Array:
-    """Keys as int64, or as text when they are anything but integers."""
-    if pa.types.is_integer(keys.type) and not pa.types.is_uint64(keys.type):
-        return pa.concat_arrays(keys.cast(pa.int64()).chunks) if keys.num_chunks else pa.array([], pa.int64())
-    codes, texts = as_codes(keys, what)
-    return texts.take(pa.array(codes, mask=codes < 0))
+def _is_large(table: TableConfig) -> bool:
+    return sum(storage.describe(file).num_bytes for file in list_files(table)) > BROADCAST_BYTES
+
+
+def _load(table: TableConfig, columns: Sequence[str]) -> tuple[pa.RecordBatch, ...]:
+    partitions = plan_partitions(table, join_rows.PARTITION_ROWS)
+    parts = [read_sorted(table, columns, *numbered) for numbered in enumerate(partitions)]
+    plan = RangePlan.of(table, partitions, parts)
+    return tuple(merge_range(plan, parts, number) for number in range(plan.num_ranges))
+
+
+def join_tables(log: pa.Table, tables: Sequence[JoinTable], source: str) -> Joined:
+    """The log with the columns of every table; `source` names its file in messages.
+
+    A row that finds nothing has nulls: its key is null or not in the table, or all versions of the key are later.
+    """
+    counts, rules = [], []
+    for table in tables:
+        for column in (table.config.left_key, table.time_column):
+            if column is not None and column not in log.column_names:
+                raise ConfigError(
+                    f"table {table.path} joins on {column!r}, which a table listed after it brings in",
+                    "list in preprocess.tables that other table first",
+                )
+        keys = as_codes(log.column(table.config.left_key), f"join column {table.config.left_key!r} of {source}")
+        times = None
+        if table.time_column is not None:
+            what = f"the time at which {table.path} is joined, column {table.time_column!r},"
+            times = parse_times(log.column(table.time_column), table.config.time_unit, f"{source}: {what}")
+            fix = "correct the rows, give the unit of numbers as time_unit of the table"
+            rules.append(Rule(times.is_wrong, f"{what} is no time of the years 1 to 9999", table.time_column, fix))
+        found = table.look_up(keys, times)
+        for field in found.columns.schema:
+            log = log.append_column(field, found.columns.column(field.name))
+        counts.append({"missing_keys": found.is_missing})
+        if times is not None:
+            counts[-1]["before_first_version"] = found.is_early
+    return Joined(log, counts, rules)

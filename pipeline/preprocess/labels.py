@@ -9,16 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.preprocess.normalize import parse_numbers
+from pipeline.preprocess.numbers import parse_numbers
 from pipeline.preprocess.sources import locate
-from pipeline.preprocess.text import as_codes, as_text, is_text
+from pipeline.preprocess.text import as_codes, as_text
 from pipeline.schema import LabelValue, Schema, TaskSchema
 
 BINARY_TEXTS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
 # Of a text that is no label.
 WRONG = -1.0
-# Characters of no number and no time.
-FOREIGN = r"[^-+.:0-9eEinfatyINFATYZ ]"
 # A value longer than this is cut in messages.
 MAX_SHOWN = 80
 
@@ -114,7 +112,7 @@ def _text_of(value: LabelValue) -> str:
 
 
 def _judge_number(task: TaskSchema, table: pa.Table, source: str, rule: str, lowest: float) -> Judged:
-    values, is_null = parse_leniently(table, task.label, f"task {task.name!r}", source)
+    values, is_null, *_ = parse_numbers(table, task.label, f"task {task.name!r}", source)
     is_wrong = ~is_null & ~(values >= lowest)  # also where it is NaN
     fix = "correct the column, or write null where there is no label"
     return Judged(np.where(is_wrong, np.nan, values), is_wrong, rule, fix)
@@ -133,7 +131,7 @@ def read_weights(column: str, table: pa.Table, source: str, first_row: int = 0) 
 
 def judge_weights(column: str, table: pa.Table, source: str) -> Judged:
     """The weights as `read_weights` reads them, in float64, with the rows whose value is no weight."""
-    values, _ = parse_leniently(table, column, "weight", source)
+    values = parse_numbers(table, column, "weight", source).values
     is_wrong = ~(values >= 0)  # also where it is NaN
     fix = "correct the column; give 1 where a row has no weight of its own"
     rule = "the weight of a row is a finite number of at least 0"
@@ -153,58 +151,6 @@ def show_value(table: pa.Table, column: str, row: int, source: str, first_row: i
     shown = "null" if value is None else repr(value) if isinstance(value, str) else str(value)
     shown = shown if len(shown) <= MAX_SHOWN else f"{shown[:MAX_SHOWN]}..."
     return f"{shown} in {locate(table, column, row, source, first_row)}"
-
-
-def parse_leniently(table: pa.Table, column: str, what: str, source: str) -> tuple[np.ndarray, np.ndarray]:
-    """A column as float64, NaN where it is null or no finite number, and where it is null.
-
-    Raises:
-        DataError: the column's type holds no number.
-    """
-    raw = table.column(column)
-    if is_text(raw.type.value_type if pa.types.is_dictionary(raw.type) else raw.type):
-        texts = numeric_texts(raw)
-        field = table.schema.field(column).with_type(texts.type)
-        table = table.set_column(table.column_names.index(column), field, texts)
-    numbers = parse_numbers(table, column, what, source, 0)
-    return numbers.values, np.asarray(pc.is_null(raw))
-
-
-def numeric_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of texts with null in place of those that are no number, which would end the reading of the others."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    return pc.if_else(unparsable(column, pa.float64()), pa.scalar(None, column.type), column)
-
-
-def unparsable(column: pa.ChunkedArray, *types: pa.DataType) -> pa.Array:
-    """Which rows (bool) of a column of texts are not null and parse as none of the types, blanks around them aside."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    texts = pc.utf8_trim_whitespace(column).combine_chunks()
-    if _parses(texts, types[0]):
-        return pa.array(np.zeros(len(texts), bool))
-    encoded = texts.dictionary_encode()
-    distinct = encoded.dictionary
-    is_bad = np.append(np.asarray(pc.match_substring_regex(distinct, FOREIGN)), False)  # the last is that of null
-    ranges = [np.flatnonzero(~is_bad[:-1])]
-    while ranges:
-        places = ranges.pop()
-        if any(_parses(distinct.take(pa.array(places)), type_) for type_ in types):
-            continue
-        if len(places) == 1:
-            is_bad[places] = True
-        else:
-            ranges += np.array_split(places, 2)
-    return pa.array(is_bad[np.asarray(encoded.indices.fill_null(len(distinct)))])
-
-
-def _parses(texts: pa.Array, type_: pa.DataType) -> bool:
-    try:
-        texts.cast(type_)
-    except pa.ArrowInvalid:
-        return False
-    return True
 
 
 def to_array(labels: Mapping[str, np.ndarray]) -> pa.FixedSizeListArray:

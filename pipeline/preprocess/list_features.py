@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.preprocess.labels import parse_leniently
 from pipeline.preprocess.lists import Lists, cut, is_empty_at, pair, read_lists
+from pipeline.preprocess.numbers import parse_numbers
 from pipeline.preprocess.sources import file_of
 from pipeline.preprocess.text import Codes, as_codes, is_text
 from pipeline.preprocess.times import judge_times, parse_times, time_fault
@@ -62,7 +62,7 @@ def _blank_to_null(values: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.A
 def _parse_weights(raw: _Parsable, column: str, feature: str, source: str) -> tuple[np.ndarray, np.ndarray]:
     """The float64 weights, 1 for null, and which of them are wrong."""
     what = f"the weights of feature {feature!r}"
-    values, is_null = parse_leniently(pa.table({column: raw.values}), column, what, source)
+    values, is_null, *_ = parse_numbers(pa.table({column: raw.values}), column, what, source)
     is_wrong = ~is_null & ~((values >= 0) & (values <= MAX_WEIGHT))
     weights = np.where(is_null | is_wrong, 1.0, values)
     return np.append(weights, 1.0)[raw.places], np.append(is_wrong, False)[raw.places]

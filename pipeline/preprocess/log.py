@@ -7,16 +7,18 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.executor import Executor
 from pipeline.preprocess.config import ContractConfig, OrderSplit, SourceConfig, SplitConfig
 from pipeline.preprocess.contract import check_rows, check_types
 from pipeline.preprocess.formats import format_of, read_column_names
-from pipeline.preprocess.join import JoinTable, join_tables, load_tables, plan_columns
+from pipeline.preprocess.join import join_tables, open_tables, plan_columns
+from pipeline.preprocess.join_table import JoinTable
 from pipeline.preprocess.labels import check_classes
 from pipeline.preprocess.quarantine import Quarantine, quarantine_table
 from pipeline.preprocess.sources import Partition, count_rows, list_files, plan_partitions, read_partition
 from pipeline.preprocess.split import assign_splits, check_split
+from pipeline.preprocess.unzip import UNZIPPED_FOLDER
 from pipeline.run_config import RunConfig
 from pipeline.schema import Schema
 
@@ -32,13 +34,13 @@ class Part(NamedTuple):
 class RawRows(NamedTuple):
     """The joined rows of a part that keep the contract, the split (int8) and labels of each, and what became of others.
 
-    `missing` says per table which rows (bool) found no match; `bad` are the rows that are not kept, with the reasons.
+    `joins` says per table which rows (bool) are counted, by what; `bad` are the rows that are not kept, with reasons.
     """
 
     table: pa.Table
     splits: np.ndarray
     labels: dict[str, np.ndarray]
-    missing: list[np.ndarray]
+    joins: list[dict[str, np.ndarray]]
     source: str
     first_row: int
     quarantine: Quarantine
@@ -64,9 +66,9 @@ class RawLog:
         partition = part.partition
         source = str(partition.path)
         rows = read_partition(partition, self.columns, keep_dictionaries=True)
-        table, missing = join_tables(rows, self.tables, source)
+        table, joins, rules = join_tables(rows, self.tables, source)
         check_types(self.contract.columns, table, source, self.text_files)
-        checked = check_rows(self.contract, self.schema, self.split, table, source, partition.first_row)
+        checked = check_rows(self.contract, self.schema, self.split, table, source, partition.first_row, rules)
         quarantine = Quarantine.of(checked, table, source, partition.first_row)
         bad = quarantine_table(checked, table, source, partition.first_row)
         # In an order split a row has its place among all rows, the bad ones included.
@@ -77,22 +79,24 @@ class RawLog:
             is_good = ~checked.is_bad
             table = table.filter(pa.array(is_good))
             labels = {task: own[is_good] for task, own in labels.items()}
-            missing = [own[is_good] for own in missing]
+            joins = [{name: own[is_good] for name, own in counts.items()} for counts in joins]
             splits = None if splits is None else splits[is_good]
         splits = self._split(table, part) if splits is None else splits
-        return RawRows(table, splits, labels, missing, source, partition.first_row, quarantine, bad)
+        return RawRows(table, splits, labels, joins, source, partition.first_row, quarantine, bad)
 
     def _split(self, table: pa.Table, part: Part) -> np.ndarray:
         source, first_row = str(part.partition.path), part.partition.first_row
         return assign_splits(table, self.split, part.first_row, self.total_rows, source, first_row)
 
 
-def open_log(config: RunConfig, executor: Executor) -> tuple[RawLog, list[Part]]:
-    """Finds the files, decides where each column comes from, and loads the tables.
+def open_log(config: RunConfig, staging: Path, executor: Executor) -> tuple[RawLog, list[Part]]:
+    """Finds the files, decides where each column comes from, and loads the tables that are not large.
+
+    The log can be read when `stage_table` has put the large ones into the folder `staging`.
 
     Raises:
-        ConfigError: the split's boundaries are in the wrong order, two classes have one label value, or a column is
-            in two places.
+        ConfigError: the split's boundaries are in the wrong order, two classes have one label value, a column is in
+            two places, or versions of a table are to be chosen and the log has no time.
         DataError: a file, a column or every row is missing, or a table has a key twice.
     """
     config.check_inputs()
@@ -100,26 +104,34 @@ def open_log(config: RunConfig, executor: Executor) -> tuple[RawLog, list[Part]]
     check_split(section.split)
     check_classes(schema)
     source = config.source(section.log)
-    partitions = plan_partitions(source, section.rows_per_partition)
+    unzip_folder = config.dataset_dir / UNZIPPED_FOLDER
+    partitions = plan_partitions(source, section.rows_per_partition, executor, unzip_folder)
     if not partitions:
         raise DataError(f"{source.path} holds no row", "give a log with rows")
     tables = [table.model_copy(update={"path": config.input_path(table.path)}) for table in section.tables]
+    versioned = next((table for table in tables if table.valid_from), None)
+    if versioned and schema.keys.time is None:
+        raise ConfigError(
+            f"table {versioned.path} has valid_from, and schema.keys.time is not set",
+            "name the column with the time of the log's rows as schema.keys.time",
+        )
     needed = [*schema.input_columns(), *schema.label_columns(), *([schema.weight] if schema.weight else [])]
     needed += section.contract.columns
+    needed += section.split.disjoint
     if not isinstance(section.split, OrderSplit):
         needed.append(section.split.column)
     first_file = partitions[0].path
-    plan = plan_columns(read_column_names(source, first_file), str(first_file), tables, needed)
+    plan = plan_columns(read_column_names(source, first_file), str(first_file), tables, needed, schema.keys.time)
     first_rows = [0] * (len(partitions) + 1)
     if isinstance(section.split, OrderSplit):
         first_rows = np.cumsum([0, *executor.map(count_rows, partitions)]).tolist()
     parts = [Part(number, *pair) for number, pair in enumerate(zip(partitions, first_rows, strict=False))]
     text_files = {str(part.partition.path) for part in parts if _is_text(part.partition.source, part.partition.path)}
     text_files |= {table.path for table in tables if _is_text(table, list_files(table)[0])}
-    joined = tuple(load_tables(tables, plan))
+    joined = tuple(open_tables(tables, plan, schema.keys.time, staging))
     log = RawLog(schema, section.split, plan.log, joined, first_rows[-1], section.contract, frozenset(text_files))
     return log, parts
 
 
-def _is_text(source: SourceConfig, file: Path) -> bool:
+def _is_text(source: SourceConfig, file: str) -> bool:
     return format_of(source, file) in ("csv", "jsonl")

@@ -1,24 +1,14 @@
-"""Numeric columns: parsing, clip and log1p, the moments of the training rows, buckets, and standardising.
-
-A value that is no finite float32 (NaN, infinity, 1e300) counts as null.
-"""
+"""Numbers to dense inputs: clip and log1p, the moments of the training rows, standardising; and buckets."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.config import Section
-from pipeline.errors import DataError
-from pipeline.preprocess.sources import file_of, locate
-from pipeline.preprocess.text import is_text
+from pipeline.preprocess.numbers import MAX_FLOAT32
 from pipeline.schema import NumericFeature
-
-MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 class Normalization(Section):
@@ -77,86 +67,11 @@ def bucket_of(values: np.ndarray, boundaries: Sequence[float]) -> np.ndarray:
     return np.where(np.isnan(values), -1, np.searchsorted(np.asarray(boundaries, np.float64), values, side="right"))
 
 
-class Numbers(NamedTuple):
-    """A numeric column: float64 values, NaN where `is_null` or `is_non_finite`, which exclude each other."""
-
-    values: np.ndarray
-    is_null: np.ndarray
-    is_non_finite: np.ndarray
-
-
-def parse_numbers(table: pa.Table, column: str, what: str, source: str, first_row: int) -> Numbers:
-    """A column as numbers; a text is parsed, a boolean is 0 or 1.
-
-    Raises:
-        DataError: a text is no number, or the column's type holds none; `what` says what the column is read for.
-    """
-    raw = table.column(column)
-    if pa.types.is_dictionary(raw.type):
-        raw = raw.cast(raw.type.value_type)
-    if is_text(raw.type):
-        texts = pc.utf8_trim_whitespace(raw)
-        try:
-            numbers = texts.cast(pa.float64())
-        except pa.ArrowInvalid as error:
-            row = _first_unparsable(texts)
-            raise DataError(
-                f"{what}: {raw[row].as_py()!r} in {locate(table, column, row, source, first_row)} is not a number",
-                "correct the value, or make its text mean null: null_values of a CSV source",
-            ) from error
-    elif _holds_numbers(raw.type):
-        numbers = raw.cast(pa.float64(), safe=False)
-    else:
-        raise DataError(
-            f"{what}: column {column!r} of {file_of(table, column, source)} has type {raw.type}, not a number's",
-            "give a numeric column, or another kind of feature",
-        )
-    values = np.asarray(numbers.to_numpy(), dtype=np.float64)
-    is_null = np.asarray(pc.is_null(raw))
-    is_finite = np.abs(values) <= MAX_FLOAT32
-    return Numbers(np.where(is_finite, values, np.nan), is_null, ~is_finite & ~is_null)
-
-
-def _holds_numbers(type_: pa.DataType) -> bool:
-    types = pa.types
-    return any(
-        is_kind(type_)
-        for is_kind in (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal, types.is_null)
-    )
-
-
-def _first_unparsable(texts: pa.ChunkedArray) -> int:
-    """The first row that does not parse, found by halving: one of the rows does not."""
-    start, stop = 0, len(texts)
-    while stop - start > 1:
-        middle = (start + stop) // 2
-        try:
-            texts.slice(start, middle - start).cast(pa.float64())
-            start = middle
-        except pa.ArrowInvalid:
-            stop = middle
-    return start
-
-
-def clip_and_log(values: np.ndarray, feature: NumericFeature, place_of: Callable[[int], str]) -> np.ndarray:
-    """The values after the feature's clip and log1p; NaN stays NaN.
-
-    Raises:
-        DataError: a negative number before log1p; `place_of` says where a row lies.
-    """
+def clip_and_log(values: np.ndarray, feature: NumericFeature) -> np.ndarray:
+    """The values after the feature's clip and log1p; NaN stays NaN."""
     if feature.clip is not None:
         values = np.clip(values, *feature.clip)
-    if not feature.log1p:
-        return values
-    negative = np.flatnonzero(values < 0)
-    if len(negative):
-        row = int(negative[0])
-        raise DataError(
-            f"feature {feature.name!r}: {values[row]:g} in {place_of(row)} is below 0, where log1p has no use",
-            f"add `clip: [0, ...]` to {feature.name!r}, or remove log1p",
-        )
-    logarithms: np.ndarray = np.log1p(values)
-    return logarithms
+    return np.log1p(values) if feature.log1p else values
 
 
 def standardise(values: np.ndarray, normalization: Normalization) -> np.ndarray:
@@ -168,10 +83,11 @@ def standardise(values: np.ndarray, normalization: Normalization) -> np.ndarray:
 
 
 def to_inputs(values: np.ndarray, feature: NumericFeature, normalization: Normalization) -> np.ndarray:
-    """The dense inputs of numbers after clip and log1p, NaN for null: null filled, standardised if it says so."""
+    """The dense inputs of numbers, NaN for null: after clip and log1p, null filled, standardised if it says so."""
     fill = normalization.mean
     if isinstance(feature.fill, float):
-        fill = float(clip_and_log(np.array([feature.fill]), feature, lambda _: "fill")[0])
+        fill = float(clip_and_log(np.array([feature.fill]), feature)[0])
+    values = clip_and_log(values, feature)
     is_null = np.isnan(values)
     filled = np.where(is_null, fill, values)
     inputs = standardise(filled, normalization) if feature.standardise else np.clip(filled, -MAX_FLOAT32, MAX_FLOAT32)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.preprocess.normalize import Moments
-from pipeline.preprocess.sample import Sample
+from pipeline.preprocess.sample import RowOrder, Sample
 
 MAX_BINS = 20
 # Stored per table: more than are compared, so that a value that became rarer is still found.
@@ -30,11 +30,9 @@ class NumberProfile:
     sample: Sample = field(default_factory=Sample)
 
     @classmethod
-    def of(cls, values: np.ndarray, row_numbers: np.ndarray) -> "NumberProfile":
-        """Of float64 values, NaN for null."""
-        is_known = ~np.isnan(values)
-        known = values[is_known]
-        return cls(len(values), Moments.of(known), Sample.of(known, row_numbers[is_known]))
+    def of(cls, values: np.ndarray, order: RowOrder) -> "NumberProfile":
+        """Of float64 values, NaN for null, whose rows have an order."""
+        return cls(len(values), Moments.of(values[~np.isnan(values)]), Sample.of(values, order))
 
     def merge(self, other: "NumberProfile") -> "NumberProfile":
         return NumberProfile(

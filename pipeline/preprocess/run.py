@@ -3,41 +3,53 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import dump
-from pipeline.errors import ConfigError, UsageError
-from pipeline.executor import Executor, Progress
+from pipeline.errors import UsageError
+from pipeline.executor import Executor, Progress, counted
 from pipeline.files import explaining_space, sync_folder, write_json, write_text
 from pipeline.preprocess.contract import describe_added
 from pipeline.preprocess.distinct import Merged, merge_range, plan_ranges, write_vocabulary
 from pipeline.preprocess.drift import check_drift, describe_drift, find_drift, read_previous
+from pipeline.preprocess.earlier import Earlier, forget_copy, read_earlier
 from pipeline.preprocess.encode import Written, look_up_part, plan_shards, write_planned
 from pipeline.preprocess.formats import read_column_names
+from pipeline.preprocess.join_staging import stage_table
+from pipeline.preprocess.leakage import check_disjoint
 from pipeline.preprocess.log import Part, open_log
 from pipeline.preprocess.profile import ValueProfile
-from pipeline.preprocess.sources import list_files
+from pipeline.preprocess.sources import describe_files, list_files
 from pipeline.preprocess.stage import stage_part, text_tables
-from pipeline.preprocess.statistics import STATISTICS_NAME, check_findings, describe, label_statistics
+from pipeline.preprocess.statistics import check_findings, describe, label_statistics
 from pipeline.preprocess.survey import Counts, Survey
 from pipeline.preprocess.transform import FittedTransform, load_encodings
+from pipeline.preprocess.unzip import UNZIPPED_FOLDER
 from pipeline.preprocess.vocabulary import Vocabulary
 from pipeline.run_config import RunConfig
 from pipeline.schema import Schema
-from pipeline.shards.manifest import INDEX_NAME, SPLITS, DatasetIndex, check_schema, read_index, write_index
+from pipeline.shards.manifest import (
+    INDEX_NAME,
+    SHARD_PATTERNS,
+    SIDE_PATTERNS,
+    SPLITS,
+    STATISTICS_NAME,
+    DatasetIndex,
+    write_index,
+)
+from pipeline.shards.remote import begin_publishing, is_complete, publish
 from pipeline.shards.vocabularies import VOCABULARIES_FOLDER, vocabulary_path
+from pipeline.shards.writer import ShardWriter
 
 STAGING_FOLDER = ".staging"
-STAGING_FORMAT = 2
+STAGING_FORMAT = 3
 PLAN_NAME = "work.json"
-
-ResultT = TypeVar("ResultT")
 
 
 def preprocess(
@@ -53,30 +65,39 @@ def preprocess(
         DataError: a file, a column or a value cannot be used, or a split or a task has no rows.
         StorageError: the disk is full or does not answer.
     """
-    dataset_dir = config.dataset_dir
-    if (dataset_dir / INDEX_NAME).exists() and not overwrite:
-        raise UsageError(
-            f"{dataset_dir} holds a complete dataset", "choose another `workspace`, or overwrite it with --overwrite"
-        )
-    earlier, previous = _earlier(config), _previous(config)
-    log, parts = open_log(config, executor)
+    dataset_dir, remote = config.dataset_dir, config.remote_dataset
     staging = dataset_dir / STAGING_FOLDER
-    if _is_the_same_work(staging, config, parts):
+    # Of a dataset that is kept elsewhere, a finished folder may be what was not uploaded yet.
+    is_finished = (dataset_dir / INDEX_NAME).exists() and not staging.exists()
+    if not overwrite and (is_finished or is_complete(dataset_dir, remote)):
+        raise UsageError(
+            f"{remote if remote and not is_finished else dataset_dir} holds a complete dataset",
+            "choose another `workspace`, or overwrite it with --overwrite",
+        )
+    earlier, previous = read_earlier(config), _previous(config)
+    log, parts = open_log(config, staging, executor)
+    work = _work(config, earlier, parts)
+    if _is_the_same_work(staging, work):
         for leftover in dataset_dir.rglob(".*.partial"):
             leftover.unlink()
     else:
         clear_folder(dataset_dir)
-        write_text(staging / PLAN_NAME, _work(config, parts))
+        write_text(staging / PLAN_NAME, work)
+    begin_publishing(dataset_dir, remote)
     dump(config, config.workspace_dir)
+    for table in log.tables:
+        stage_table(table, executor, progress)
     shuffle_seed = config.seed if config.preprocess.shuffle else None
 
     survey, rows_by_part = Survey(), []
     stage = partial(stage_part, log, dataset_dir, staging, shuffle_seed)
-    for one in _shown(executor.map(stage, parts), "partitions read", len(parts), progress):
+    staged = executor.map(stage, parts)
+    for one in counted(staged, "partitions read", len(parts), lambda one: sum(map(one.num_rows, SPLITS)), progress):
         survey.add(one)
         rows_by_part.append([one.num_rows(split) for split in SPLITS])
     survey.quarantine.check(config.preprocess.contract.max_quarantine_fraction)
     check_findings(survey, log.schema, config.preprocess)
+    check_disjoint(log.split.disjoint, survey, staging, len(parts), executor)
     fitted, tables = _fit(log.schema, survey, earlier, staging, dataset_dir, len(parts), executor)
 
     numbers = range(len(parts))
@@ -85,8 +106,10 @@ def preprocess(
             pass
     key_types = survey.unified_keys()
     plans = plan_shards(rows_by_part, config.preprocess.rows_per_shard, shuffle_seed)
-    write = partial(write_planned, fitted, key_types, staging, dataset_dir)
-    written = list(_shown(executor.map(write, plans), "shards written", len(plans), progress))
+    writer = ShardWriter(dataset_dir, config.preprocess.compression, remote)
+    write = partial(write_planned, fitted, key_types, staging, writer)
+    shards = executor.map(write, plans)
+    written = list(counted(shards, "shards written", len(plans), lambda one: one.shard.rows, progress))
     encoded: Counts = Counter()
     for shard in written:
         encoded.update(shard.counts)
@@ -98,38 +121,23 @@ def preprocess(
         data_schema=log.schema,
         vocabulary_version=fitted.version,
         table_rows=fitted.table_rows,
-        label_statistics=label_statistics(survey, log.schema),
+        # A model scales labels with them.
+        label_statistics=earlier.index.label_statistics if earlier else label_statistics(survey, log.schema),
         time_range=_time_range(written, key_types.get("time")),
         shards=tuple(shard.shard for shard in written),
     )
     write_index(dataset_dir, index)
+    publish(dataset_dir, remote)
+    shutil.rmtree(dataset_dir / UNZIPPED_FOLDER, ignore_errors=True)
     shutil.rmtree(staging)
+    forget_copy(config)
     return index
-
-
-def _earlier(config: RunConfig) -> FittedTransform | None:
-    """What was fitted for the dataset that this one extends, if it extends one.
-
-    Raises:
-        ConfigError: it is the one that will be written.
-        ArtifactError: it is not complete, or has another schema.
-    """
-    if config.preprocess.extend is None:
-        return None
-    folder = Path(config.preprocess.extend)
-    if folder.resolve() == config.dataset_dir.resolve():
-        raise ConfigError(
-            f"preprocess.extend is {folder}, the dataset that this run writes", "choose another workspace for this run"
-        )
-    index = read_index(folder)
-    check_schema(index, config.data_schema, folder)
-    return FittedTransform.load(folder, config.data_schema, index.vocabulary_version)
 
 
 def _fit(
     schema: Schema,
     survey: Survey,
-    earlier: FittedTransform | None,
+    earlier: Earlier | None,
     staging: Path,
     dataset_dir: Path,
     num_parts: int,
@@ -141,7 +149,7 @@ def _fit(
     min_counts = {table: owner.min_count for table, owner in open_tables.items()}
     known = {
         table: encoding
-        for table, encoding in (earlier.encodings if earlier else {}).items()
+        for table, encoding in (earlier.fitted.encodings if earlier else {}).items()
         if isinstance(encoding, Vocabulary)
     }
     merge = partial(merge_range, staging, num_parts, text_tables(schema), min_counts, known)
@@ -163,7 +171,7 @@ def _fit(
         }
     # Other numbers would mean something else to a model that was trained with the earlier ones.
     if earlier:
-        normalizations, boundaries = earlier.normalizations, earlier.boundaries
+        normalizations, boundaries = earlier.fitted.normalizations, earlier.fitted.boundaries
     else:
         normalizations = {f.name: survey.numbers[f.name].moments.normalization() for f in schema.numeric_features}
         boundaries = {
@@ -179,13 +187,13 @@ def _added_columns(config: RunConfig, parts: Sequence[Part]) -> list[str]:
     """Warnings of columns that the contract, if there is one, does not list."""
     columns = config.preprocess.contract.columns
     sources = {part.partition.path: part.partition.source for part in parts} if columns else {}
-    return describe_added(columns, {str(path): read_column_names(source, path) for path, source in sources.items()})
+    return describe_added(columns, {path: read_column_names(source, path) for path, source in sources.items()})
 
 
 def _previous(config: RunConfig) -> dict[str, Any] | None:
     """The statistics of the dataset that this one is compared with, if the configuration names one."""
     path = config.preprocess.contract.drift.previous
-    return read_previous(Path(path)) if path is not None else None
+    return read_previous(path) if path is not None else None
 
 
 def _drift(config: RunConfig, previous: dict[str, Any] | None, statistics: dict[str, Any], survey: Survey) -> list[str]:
@@ -198,28 +206,27 @@ def _drift(config: RunConfig, previous: dict[str, Any] | None, statistics: dict[
     return check_drift(findings, drift)
 
 
-def _work(config: RunConfig, parts: Sequence[Part]) -> str:
+def _work(config: RunConfig, earlier: Earlier | None, parts: Sequence[Part]) -> str:
     """What decides the bytes of a dataset: the configuration, and the files as they are now."""
-    files = {path: path.stat() for path in sorted({part.partition.path for part in parts})}
+    files = sorted({part.partition.path for part in parts})
     for table in config.preprocess.tables:
-        source = table.model_copy(update={"path": config.input_path(table.path)})
-        files |= {path: path.stat() for path in list_files(source)}
+        files += list_files(table.model_copy(update={"path": config.input_path(table.path)}))
     work = {
         "format": STAGING_FORMAT,
         "seed": config.seed if config.preprocess.shuffle else None,
         "schema": config.data_schema.model_dump(mode="json"),
         "preprocess": config.preprocess.model_dump(mode="json"),
-        "earlier": read_index(Path(config.preprocess.extend)).vocabulary_version if config.preprocess.extend else None,
-        "files": [[str(path), found.st_size, found.st_mtime_ns] for path, found in files.items()],
-        "parts": [[str(part.partition.path), part.partition.first_row, part.first_row] for part in parts],
+        "earlier": earlier.index.vocabulary_version if earlier else None,
+        "files": [[file, *found] for file, found in zip(files, describe_files(files), strict=True)],
+        "parts": [[part.partition.path, part.partition.first_row, part.first_row] for part in parts],
     }
     return json.dumps(work, sort_keys=True)
 
 
-def _is_the_same_work(staging: Path, config: RunConfig, parts: Sequence[Part]) -> bool:
+def _is_the_same_work(staging: Path, work: str) -> bool:
     """Whether an earlier attempt at the same work left staged parts."""
     path = staging / PLAN_NAME
-    return path.is_file() and path.read_text(encoding="utf-8") == _work(config, parts)
+    return path.is_file() and path.read_text(encoding="utf-8") == work
 
 
 def clear_folder(dataset_dir: Path) -> None:
@@ -233,21 +240,13 @@ def clear_folder(dataset_dir: Path) -> None:
         if (dataset_dir / INDEX_NAME).exists():
             (dataset_dir / INDEX_NAME).unlink()
             sync_folder(dataset_dir)
-        written = (*(f"{split}-*.arrow" for split in SPLITS), "quarantine-*.parquet", STATISTICS_NAME, ".*.partial")
-        for pattern in written:
+        for pattern in (*SHARD_PATTERNS, *SIDE_PATTERNS, ".*.partial"):
             for leftover in dataset_dir.glob(pattern):
                 leftover.unlink()
         for folder in (VOCABULARIES_FOLDER, STAGING_FOLDER):
             shutil.rmtree(dataset_dir / folder, ignore_errors=True)
     except OSError as error:
         raise UsageError(f"{dataset_dir} cannot be written: {error}", "choose a `workspace` that can be") from error
-
-
-def _shown(results: Iterator[ResultT], what: str, total: int, progress: Progress | None) -> Iterator[ResultT]:
-    for done, result in enumerate(results, start=1):
-        if progress:
-            progress(what, done, total)
-        yield result
 
 
 def _time_range(written: list[Written], type_: pa.DataType | None) -> tuple[str, str] | None:

@@ -2,9 +2,22 @@
 
 import base64
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
+
+
+class RowOrder(NamedTuple):
+    """Rows in the order of the hashes of their numbers, which no other row of the log has."""
+
+    places: np.ndarray
+    hashes: np.ndarray
+
+    @classmethod
+    def of(cls, row_numbers: np.ndarray) -> "RowOrder":
+        hashes = _scatter(row_numbers.astype(np.uint64))
+        order = np.argsort(hashes)
+        return cls(order, hashes[order])
 
 
 @dataclass(frozen=True)
@@ -20,9 +33,13 @@ class Sample:
     values: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
-    def of(cls, values: np.ndarray, row_numbers: np.ndarray) -> Self:
-        """Of float64 values without NaN; the numbers of their rows differ over the whole log."""
-        return cls(_scatter(row_numbers.astype(np.uint64)), values)._cut()
+    def of(cls, values: np.ndarray, order: RowOrder) -> Self:
+        """Of float64 values, NaN for none, whose rows have an order."""
+        first = order.places[: 2 * cls.max_rows]
+        if np.count_nonzero(~np.isnan(values[first])) < cls.max_rows:
+            first = order.places
+        kept = np.flatnonzero(~np.isnan(values[first]))[: cls.max_rows]
+        return cls(order.hashes[kept], values[first[kept]])
 
     def merge(self, other: Self) -> Self:
         return type(self)(np.append(self.hashes, other.hashes), np.append(self.values, other.values))._cut()

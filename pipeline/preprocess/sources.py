@@ -1,18 +1,25 @@
-"""Raw tables on disk: which files a source means, the partitions they are read in, and where a bad value lies."""
+"""Raw tables: which files a source means, the partitions they are read in, and where a bad value lies."""
 
-import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
+from pipeline import storage
 from pipeline.errors import DataError
+from pipeline.executor import Executor, InProcessExecutor
 from pipeline.preprocess.config import SourceConfig
 from pipeline.preprocess.formats import ENDINGS, count_group_rows, cut_text, format_of, read_column_names, read_file
+from pipeline.preprocess.packed import raw_columns, unpack
+from pipeline.preprocess.text_files import WHOLE, TextRange
+from pipeline.preprocess.unzip import cut_gzip
 
 # The key of a field's metadata that names the table which the column was joined from.
 JOINED_FROM = b"joined_from"
+# Remote files that are looked into at a time: it is the store that each of them waits for.
+REMOTE_FILES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -20,45 +27,41 @@ class Partition:
     """Rows of one file that are read together: some of its row groups or record batches, or a range of its bytes."""
 
     source: SourceConfig
-    path: Path
+    path: str
     first_row: int = 0
     num_rows: int | None = None
     groups: tuple[int, ...] = ()
-    byte_range: tuple[int, int] | None = None
+    text: TextRange = WHOLE
 
 
-def list_files(source: SourceConfig) -> list[Path]:
+def list_files(source: SourceConfig) -> list[str]:
     """The data files of a source in the order of their names; names that start with a dot or `_` are left out.
 
     Raises:
         DataError: there is none, or their endings tell no format or several.
     """
-    path = Path(source.path)
-    if path.is_file():
-        files = [path]
-    elif path.is_dir():
-        files = [file for file in sorted(path.iterdir()) if _is_data(file) and format_of(source, file)]
-        if not files:
-            raise DataError(
-                f"the folder {path} holds no data file",
-                f"put files that end in {', '.join(ENDINGS)} there, or give a glob such as {path}/*/*.parquet",
-            )
-    else:
-        files = [file for file in map(Path, sorted(glob.glob(source.path, recursive=True))) if _is_data(file)]
-        if not files:
-            raise DataError(
-                f"there is no file, folder or match for {source.path}",
-                "check the path, and `inputs`, the folder that relative paths start from",
-            )
+    path = source.path
+    files = storage.find_files(path)
+    if files != [path]:
+        files = [file for file in files if not storage.name_of(file).startswith((".", "_"))]
+        if storage.is_folder(path):
+            files = [file for file in files if format_of(source, file)]
+            if not files:
+                raise DataError(
+                    f"the folder {path} holds no data file",
+                    f"put files that end in {', '.join(ENDINGS)} there, or give a glob such as {path}/*/*.parquet",
+                )
+    if not files:
+        storage.check_bucket(path)
+        raise DataError(
+            f"there is no file, folder or match for {path}",
+            "check the path, and `inputs`, the folder that relative paths start from",
+        )
     _check_one_format(source, files)
     return files
 
 
-def _is_data(file: Path) -> bool:
-    return file.is_file() and not file.name.startswith((".", "_"))
-
-
-def _check_one_format(source: SourceConfig, files: list[Path]) -> None:
+def _check_one_format(source: SourceConfig, files: list[str]) -> None:
     formats = {format_of(source, file): file for file in files}
     if None in formats:
         raise DataError(
@@ -72,24 +75,43 @@ def _check_one_format(source: SourceConfig, files: list[Path]) -> None:
         )
 
 
-def plan_partitions(source: SourceConfig, rows_per_partition: int) -> list[Partition]:
+def describe_files(files: Sequence[str]) -> list[storage.FileVersion]:
+    """The size and version of each file."""
+    return list(_executor_of(files).map(storage.describe, files))
+
+
+def _executor_of(files: Sequence[str]) -> InProcessExecutor:
+    return InProcessExecutor(REMOTE_FILES_AT_ONCE if any(map(storage.is_remote, files)) else 1)
+
+
+def plan_partitions(
+    source: SourceConfig, rows_per_partition: int, executor: Executor | None = None, unzip_folder: Path | None = None
+) -> list[Partition]:
     """The partitions of all files, in order.
 
     Row groups (Parquet) or record batches (Arrow IPC) are taken together up to `rows_per_partition` rows, at least one
-    at a time; a CSV or JSON-lines file is cut at ends of lines, after about so many rows. A compressed text file is one
-    partition.
+    at a time; a CSV or JSON-lines file is cut at ends of lines, after about so many rows. A `.gz` text is one
+    partition, unless there is a folder to unzip it to. Text files are read for it, by the executor if there is one.
     """
-    partitions = []
-    for file in list_files(source):
-        group_rows = count_group_rows(source, file)
-        if group_rows is None:
-            for range_ in cut_text(source, file, rows_per_partition):
-                partitions.append(Partition(source, file, range_.first_row, range_.num_rows, (), range_.bytes))
-            continue
-        first_row = 0
-        for groups, rows in _grouped(group_rows, rows_per_partition):
-            partitions.append(Partition(source, file, first_row, rows, groups))
-            first_row += rows
+    files = list_files(source)
+    if executor is None or format_of(source, files[0]) not in ("csv", "jsonl"):
+        executor = _executor_of(files)
+    by_file = executor.map(partial(_plan_file, source, rows_per_partition, unzip_folder), files)
+    return [partition for partitions in by_file for partition in partitions]
+
+
+def _plan_file(source: SourceConfig, rows_per_partition: int, unzip_folder: Path | None, file: str) -> list[Partition]:
+    group_rows = count_group_rows(source, file)
+    if group_rows is None:
+        if unzip_folder and file.endswith(".gz"):
+            ranges = cut_gzip(source, file, rows_per_partition, unzip_folder)
+        else:
+            ranges = cut_text(source, file, rows_per_partition)
+        return [Partition(source, file, one.first_row, one.num_rows, (), one) for one in ranges]
+    partitions, first_row = [], 0
+    for groups, rows in _grouped(group_rows, rows_per_partition):
+        partitions.append(Partition(source, file, first_row, rows, groups))
+        first_row += rows
     return partitions
 
 
@@ -112,15 +134,12 @@ def read_partition(partition: Partition, columns: Sequence[str], *, keep_diction
     Raises:
         DataError: the file cannot be read, or a column is not there or is there twice.
     """
-    groups = partition.groups
-    return read_file(
-        partition.source,
-        partition.path,
-        columns,
-        groups,
-        byte_range=partition.byte_range,
-        keep_dictionaries=keep_dictionaries,
+    source, packed = partition.source, partition.source.packed
+    raw = raw_columns(packed, columns) if packed else columns
+    table = read_file(
+        source, partition.path, raw, partition.groups, text=partition.text, keep_dictionaries=keep_dictionaries
     )
+    return unpack(packed, table, columns, partition.path, partition.first_row) if packed else table
 
 
 def count_rows(partition: Partition) -> int:

@@ -1,8 +1,9 @@
 """The first pass: each part of the log is read, joined, checked and split once, and kept in a form cheap to read.
 
 A staged part is an Arrow file of its rows by split, with the place of each text among the part's distinct texts; a file
-of those texts, one record batch per embedding table; and last a JSON file with its survey, without which the part does
-not exist. A later one of ids, again a batch per table, says which row each text has.
+of those texts, one record batch per embedding table; if splits are to be disjoint, a file of the values that must be, a
+batch per column; and last a JSON file with its survey, without which the part does not exist. A later one of ids, again
+a batch per table, says which row each text has.
 """
 
 import json
@@ -19,14 +20,16 @@ from pipeline.files import explaining_space, retry, write_atomically, write_json
 from pipeline.preprocess.distinct import Column, distinct_texts
 from pipeline.preprocess.features import read_dense, read_sparse
 from pipeline.preprocess.formats import format_of
+from pipeline.preprocess.hashing import hash64
 from pipeline.preprocess.keys import key_type
 from pipeline.preprocess.labels import defined_rows, read_weights, to_array
 from pipeline.preprocess.log import Part, RawLog, RawRows
-from pipeline.preprocess.normalize import Moments
+from pipeline.preprocess.normalize import Moments, clip_and_log
 from pipeline.preprocess.profile import LengthProfile, NumberProfile
-from pipeline.preprocess.sample import QuantileSample
+from pipeline.preprocess.sample import QuantileSample, RowOrder
 from pipeline.preprocess.split import time_span
 from pipeline.preprocess.survey import Survey
+from pipeline.preprocess.text import as_codes
 from pipeline.preprocess.transform import as_lists
 from pipeline.preprocess.values import SparseValues
 from pipeline.schema import BucketedFeature, NumericFeature, Schema, TextFeature
@@ -34,6 +37,7 @@ from pipeline.shards.manifest import KEY_PREFIX, LABELS_COLUMN, SPARSE_PREFIX, S
 
 TRAIN = SPLITS.index("train")
 NUMBER_PREFIX = "number_"
+ROWS = ("rows",)
 MAX_PART_ROWS = 1 << 40
 
 
@@ -54,6 +58,10 @@ class StagedPart(NamedTuple):
     @property
     def texts_path(self) -> Path:
         return self.folder / f"part-{self.number:05d}.texts.arrow"
+
+    @property
+    def keys_path(self) -> Path:
+        return self.folder / f"part-{self.number:05d}.keys.arrow"
 
     @property
     def ids_path(self) -> Path:
@@ -102,19 +110,16 @@ def stage_part(log: RawLog, dataset_dir: Path, folder: Path, shuffle_seed: int |
         return staged.read_survey()
     rows = log.read(part)
     survey = Survey(span=time_span(rows.table, log.split))
-    survey.count(("rows",), rows.splits)
-    for table, missing in zip(log.tables, rows.missing, strict=True):
-        survey.count(("joined_tables", table.path, "missing_keys"), rows.splits[missing])
+    survey.count(ROWS, rows.splits)
+    for table, counts in zip(log.tables, rows.joins, strict=True):
+        for name, is_counted in counts.items():
+            survey.count(("joined_tables", table.path, name), rows.splits[is_counted])
     columns, texts = _stage_sparse(log.schema, rows, survey)
-    # Numbers that no other row of the log has.
-    row_numbers = part.number * MAX_PART_ROWS + np.arange(len(rows.splits))
+    training = np.flatnonzero(rows.splits == TRAIN)
+    order = RowOrder.of(part.number * MAX_PART_ROWS + training)
     measured: list[NumericFeature | BucketedFeature] = [*log.schema.numeric_features, *log.schema.bucketed_features]
     for feature in measured:
-        columns[NUMBER_PREFIX + feature.name] = _stage_numbers(feature, rows, row_numbers, survey)
-        if isinstance(feature, BucketedFeature) and feature.boundaries is None:
-            values, is_training = columns[NUMBER_PREFIX + feature.name].to_numpy(), rows.splits == TRAIN
-            chosen = np.flatnonzero(is_training & ~np.isnan(values))
-            survey.samples[feature.name] = QuantileSample.of(values[chosen], row_numbers[chosen])
+        columns[NUMBER_PREFIX + feature.name] = _stage_numbers(feature, rows, training, order, survey)
     columns |= _stage_labels(log.schema, rows, survey)
     columns |= _stage_keys(log.schema, part, rows, survey)
     table = pa.table(columns)
@@ -123,12 +128,30 @@ def stage_part(log: RawLog, dataset_dir: Path, folder: Path, shuffle_seed: int |
     write_staged(staged.rows_path, [_one_batch(table)])
     if texts:
         write_staged(staged.texts_path, texts)
+    if log.split.disjoint:
+        write_staged(staged.keys_path, _stage_disjoint(log.split.disjoint, rows, survey))
     survey.quarantine = rows.quarantine
     quarantined = dataset_dir / f"quarantine-{part.number:05d}.parquet"
     if len(rows.bad):
         write_atomically(quarantined, partial(pq.write_table, rows.bad), rows.bad.nbytes)
     write_json(staged.survey_path, survey.to_json())
     return survey
+
+
+def _stage_disjoint(columns: Sequence[str], rows: RawRows, survey: Survey) -> list[pa.RecordBatch]:
+    """Per column its distinct values in the order of their hash, and for each split whether one of its rows has it."""
+    batches = []
+    for column in columns:
+        codes, texts = as_codes(rows.table.column(column), f"column {column!r}, which is to keep the splits apart,")
+        hashes = hash64(texts)
+        order = np.argsort(hashes)
+        values = {"value": texts.take(pa.array(order)), "hash": pa.array(hashes[order])}
+        for place, split in enumerate(SPLITS):
+            counts = np.bincount(codes[rows.splits == place] + 1, minlength=1 + len(texts))[1:]
+            values[split] = pa.array((counts > 0)[order].astype(np.uint8))
+        batches.append(pa.RecordBatch.from_pydict(values))
+        survey.num_keys[column] = len(texts)
+    return batches
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:
@@ -154,15 +177,13 @@ def _stage_sparse(schema: Schema, rows: RawRows, survey: Survey) -> tuple[dict[s
     texts = []
     for table in text_tables(schema):
         names = [feature.name for feature in features if feature.table_name == table]
-        is_training = [_splits_of(read[name], rows) == TRAIN for name in names]
-        own = [Column(read[name].codes, chosen) for name, chosen in zip(names, is_training, strict=True)]
+        own = [Column(read[name].codes, _splits_of(read[name], rows) == TRAIN) for name in names]
         own_texts, places = distinct_texts(own)
         survey.num_distinct[table] = len(own_texts)
         texts.append(own_texts)
         for name, of_feature in zip(names, places, strict=True):
-            values, weights = pa.array(of_feature, pa.int32()), read[name].weights
-            lengths = read[name].lengths
-            columns[SPARSE_PREFIX + name] = values if lengths is None else as_lists(values, lengths)
+            lengths, weights = read[name].lengths, read[name].weights
+            columns[SPARSE_PREFIX + name] = of_feature if lengths is None else as_lists(of_feature, lengths)
             if weights is not None and lengths is not None:
                 columns[WEIGHTS_PREFIX + name] = as_lists(pa.array(weights), lengths)
     return columns, texts
@@ -182,9 +203,10 @@ def _read_sparse(feature: TextFeature, schema: Schema, rows: RawRows, survey: Su
     values = read_sparse(rows.table, feature, rows.source, rows.first_row, schema.keys.time)
     path, splits = ("features", feature.name), _splits_of(values, rows)
     survey.count((*path, "nulls"), splits[values.codes.codes < 0])
-    survey.count((*path, "values"), splits)
     if values.lengths is None:
+        survey.repeat(ROWS, (*path, "values"))
         return values
+    survey.count((*path, "values"), splits)
     survey.count((*path, "null_lists"), rows.splits[values.is_null])
     survey.count((*path, "empty_lists"), rows.splits[~values.is_null & (values.lengths == 0)])
     survey.count((*path, "cut_lists"), rows.splits[values.is_cut])
@@ -195,15 +217,21 @@ def _read_sparse(feature: TextFeature, schema: Schema, rows: RawRows, survey: Su
 
 
 def _stage_numbers(
-    feature: NumericFeature | BucketedFeature, rows: RawRows, row_numbers: np.ndarray, survey: Survey
+    feature: NumericFeature | BucketedFeature, rows: RawRows, training: np.ndarray, order: RowOrder, survey: Survey
 ) -> pa.Array:
+    """The numbers as float32 where it holds each of them, else as float64; `training` are the training rows."""
     numbers = read_dense(rows.table, feature, rows.source, rows.first_row)
-    survey.count(("features", feature.name, "values"), rows.splits)
+    survey.repeat(ROWS, ("features", feature.name, "values"))
     survey.count(("features", feature.name, "nulls"), rows.splits[numbers.is_null])
     survey.count(("features", feature.name, "non_finite"), rows.splits[numbers.is_non_finite])
-    is_training = rows.splits == TRAIN
-    survey.numbers[feature.name] = NumberProfile.of(numbers.values[is_training], row_numbers[is_training])
-    return pa.array(numbers.values)
+    known = numbers.values if len(training) == len(rows.splits) else numbers.values[training]
+    inputs = clip_and_log(known, feature) if isinstance(feature, NumericFeature) else known
+    survey.numbers[feature.name] = NumberProfile.of(inputs, order)
+    if isinstance(feature, BucketedFeature) and feature.boundaries is None:
+        survey.samples[feature.name] = QuantileSample.of(inputs, order)
+    narrow = numbers.values.astype(np.float32)
+    is_exact = ((narrow == numbers.values) | np.isnan(narrow)).all()
+    return pa.array(narrow if is_exact else numbers.values)
 
 
 def _stage_labels(schema: Schema, rows: RawRows, survey: Survey) -> dict[str, pa.Array]:

@@ -12,9 +12,7 @@ from pipeline.preprocess.log import RawLog
 from pipeline.preprocess.survey import Counts, Survey
 from pipeline.preprocess.transform import FittedTransform
 from pipeline.schema import NumericFeature, Schema
-from pipeline.shards.manifest import SPLITS, LabelStatistics
-
-STATISTICS_NAME = "statistics.json"
+from pipeline.shards.manifest import SPLITS, STATISTICS_NAME, LabelStatistics
 
 
 def read_statistics(dataset_dir: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ SEPARATOR = "\x1f"
 
 @dataclass
 class Survey:
-    """Of one part, or of all of them: `rows` by split, `num_distinct` texts by table."""
+    """Of one part, or of all of them: `rows` by split, `num_distinct` texts by table, `num_keys` by column."""
 
     counts: Counts = field(default_factory=Counter)
     numbers: dict[str, NumberProfile] = field(default_factory=dict)
@@ -33,12 +33,18 @@ class Survey:
     key_types: dict[str, list[pa.DataType | None]] = field(default_factory=dict)
     span: TimeSpan | None = None
     num_distinct: Counter[str] = field(default_factory=Counter)
+    num_keys: Counter[str] = field(default_factory=Counter)
     quarantine: Quarantine = field(default_factory=Quarantine)
 
     def count(self, path: tuple[str, ...], splits: np.ndarray) -> None:
         """Adds, under `path` and each split, how often the split occurs."""
         for split, count in zip(SPLITS, np.bincount(splits, minlength=len(SPLITS)), strict=True):
             self.counts[(*path, split)] += int(count)
+
+    def repeat(self, path: tuple[str, ...], as_path: tuple[str, ...]) -> None:
+        """Adds the counts under `path` under another one too."""
+        for split in SPLITS:
+            self.counts[(*as_path, split)] += self.counts[(*path, split)]
 
     def num_rows(self, split: Split) -> int:
         return self.counts["rows", split]
@@ -47,6 +53,7 @@ class Survey:
         """Adds the next part; in the order of the parts, so that sums do not depend on who made them."""
         self.counts.update(other.counts)
         self.num_distinct.update(other.num_distinct)
+        self.num_keys.update(other.num_keys)
         self.quarantine = self.quarantine.merge(other.quarantine)
         for name, profile in other.numbers.items():
             self.numbers[name] = self.numbers.get(name, NumberProfile()).merge(profile)
@@ -75,6 +82,7 @@ class Survey:
             "key_types": {role: [_dump_type(type_) for type_ in types] for role, types in self.key_types.items()},
             "span": list(self.span) if self.span else None,
             "num_distinct": dict(self.num_distinct),
+            "num_keys": dict(self.num_keys),
             "quarantine": asdict(self.quarantine),
         }
 
@@ -89,6 +97,7 @@ class Survey:
             {role: [_load_type(text) for text in types] for role, types in content["key_types"].items()},
             TimeSpan(*content["span"]) if content["span"] else None,
             Counter(content["num_distinct"]),
+            Counter(content["num_keys"]),
             Quarantine(**content["quarantine"]),
         )
 

@@ -16,7 +16,7 @@ MAX_EXACT_INTEGER = 2.0**53
 
 
 class Codes(NamedTuple):
-    """A column as places in its distinct texts: `texts[codes[row]]`, or null where `codes[row]` is -1."""
+    """A column as int32 places in its distinct texts: `texts[codes[row]]`, or null where `codes[row]` is -1."""
 
     codes: np.ndarray
     texts: pa.StringArray
@@ -45,14 +45,22 @@ def as_codes(column: pa.Array | pa.ChunkedArray, what: str) -> Codes:
     else:
         plain = pa.chunked_array([_plain(chunk, what) for chunk in chunks], None if chunks else pa.string())
         if pa.types.is_null(plain.type) or not len(plain):
-            return Codes(np.full(len(plain), -1), pa.array([], pa.string()))
+            return Codes(np.full(len(plain), -1, np.int32), pa.array([], pa.string()))
         encoded = plain.dictionary_encode()
     texts = as_text(encoded.chunk(encoded.num_chunks - 1).dictionary, what)
-    codes = np.concatenate([np.asarray(chunk.indices.fill_null(-1), dtype=np.int64) for chunk in encoded.chunks])
+    codes = _join([_places(chunk.indices) for chunk in encoded.chunks])
     if texts.null_count:  # NaN is a distinct value, and its text is null
-        codes = np.append(np.where(pc.is_null(texts), -1, np.arange(len(texts))), -1)[codes]
+        codes = np.append(np.where(pc.is_null(texts), -1, np.arange(len(texts))), -1).astype(np.int32)[codes]
         texts = texts.fill_null("")
     return Codes(codes, texts)
+
+
+def _places(indices: pa.Array) -> np.ndarray:
+    return np.asarray(indices.fill_null(-1) if indices.null_count else indices, dtype=np.int32)
+
+
+def _join(parts: list[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def as_text(values: pa.Array, what: str) -> pa.StringArray:

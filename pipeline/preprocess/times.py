@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import DataError
-from pipeline.preprocess.labels import unparsable
+from pipeline.preprocess.numbers import unparsable
 from pipeline.preprocess.text import is_text
 from pipeline.preprocess.values import Fault, describe
 from pipeline.schema import TimePartFeature, TimeUnit

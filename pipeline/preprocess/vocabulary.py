@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -37,10 +37,12 @@ BATCH_VALUES = 1 << 20
 class Vocabulary:
     """The values of a table with the training counts of the fit that added them, row `NUM_RESERVED_ROWS` first.
 
-    No batch holds values of two segments.
+    No batch holds values of two segments. One that was loaded is pickled as the path of its file: tasks map it too, and
+    no process holds all values.
     """
 
     batches: tuple[pa.RecordBatch, ...]
+    path: Path | None = None
 
     @classmethod
     def of(cls, texts: Sequence[str], counts: Sequence[int] | None = None) -> "Vocabulary":
@@ -62,7 +64,7 @@ class Vocabulary:
     def rows_of(self, texts: pa.StringArray, hashes: np.ndarray | None = None) -> np.ndarray:
         """The int64 row of each text; `UNSEEN_ROW` for one that the vocabulary lacks. `hashes` are their `hash64`."""
         hashes = hash64(texts) if hashes is None else hashes
-        order = np.argsort(hashes, kind="stable")
+        order = np.argsort(hashes)
         queries = hashes[order]
         rows = np.full(len(texts), UNSEEN_ROW, np.int64)
         for first_row, batch in zip(self._first_rows, self.batches, strict=True):
@@ -101,20 +103,24 @@ class Vocabulary:
             ArtifactError: the file is not there or is no vocabulary.
         """
 
-        def read() -> "Vocabulary":
-            with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-                if not reader.schema.equals(FILE_SCHEMA):
-                    raise ValueError(f"it has the columns {', '.join(reader.schema.names)}")
-                batches = tuple(map(reader.get_batch, range(reader.num_record_batches)))
-            for batch in batches:
-                batch.validate(full=True)
-            return cls(batches)
-
         try:
-            return retry(read, path)
+            vocabulary = retry(lambda: cls._map(path), path)
+            for batch in vocabulary.batches:
+                batch.validate(full=True)
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = (str(error).splitlines() or [""])[0]
             raise ArtifactError(f"vocabulary {path} cannot be read: {reason}", "run `preprocess` again") from error
+        return vocabulary
+
+    @classmethod
+    def _map(cls, path: Path) -> "Vocabulary":
+        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+            if not reader.schema.equals(FILE_SCHEMA):
+                raise ValueError(f"it has the columns {', '.join(reader.schema.names)}")
+            return cls(tuple(map(reader.get_batch, range(reader.num_record_batches))), path.absolute())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Vocabulary._map, (self.path,)) if self.path else (Vocabulary, (self.batches,))
 
 
 def write_batches(path: Path, make: Callable[[], Iterable[pa.RecordBatch]], num_bytes: int | None = None) -> None:

@@ -1,11 +1,11 @@
 """The candidate sets: read, checked, joined with the tables and encoded, in blocks of whole requests.
 
 What belongs to a request is joined and encoded once per request, what belongs to an item once per distinct item of a
-block; only encoded values are repeated for each candidate.
+block, or item and time where a table has versions of items; only encoded values are repeated for each candidate.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, DataError
+from pipeline.preprocess.contract import refuse_broken
 from pipeline.preprocess.formats import check_columns, read_column_names
-from pipeline.preprocess.join import JoinTable, join_tables, load_tables, plan_columns
+from pipeline.preprocess.join import join_tables, open_tables, plan_columns
+from pipeline.preprocess.join_table import JoinTable
 from pipeline.preprocess.sources import Partition, plan_partitions, read_partition
 from pipeline.preprocess.text import as_codes, is_list
 from pipeline.preprocess.transform import FittedTransform
@@ -70,17 +72,20 @@ class Candidates:
         ]
         columns_of = {feature.name: self.schema.columns_of(feature) for feature in self.schema.features}
         needed = [*self.keys, *(column for columns in columns_of.values() for column in columns)]
-        plan = plan_columns([*names, self.item_key], str(file), tables, needed)
+        # Without times, such as those of a replay, candidates are scored now: with the latest version of everything.
+        time = self.schema.keys.time if self.schema.keys.time in names else None
+        plan = plan_columns([*names, self.item_key], str(file), tables, needed, time)
         of_request = [name for name in plan.log if name != self.item_key]
         self.columns = list(dict.fromkeys([*of_request, self.items_column]))
         self.request_tables: list[JoinTable] = []
         self.item_tables: list[JoinTable] = []
-        for table in load_tables(tables, plan):
-            if table.log_key in of_request:
+        for table in open_tables(tables, plan, time):
+            if table.config.left_key in of_request:
                 self.request_tables.append(table)
-                of_request += table.columns.column_names
+                of_request += table.columns
             else:
                 self.item_tables.append(table)
+        self.item_time = next((table.time_column for table in self.item_tables if table.time_column), None)
         check_columns(self.keys, of_request, file)
         is_of_request = [_is_of_request(name, columns, of_request) for name, columns in columns_of.items()]
         self.request_transform = _restrict(fitted, is_of_request)
@@ -96,9 +101,9 @@ class Candidates:
         sets = read_partition(partition, self.columns)
         lists = sets.column(self.items_column)
         lengths = _check_lists(lists, self.items_column, source, partition.first_row)
-        joined, _ = join_tables(sets, self.request_tables, source)
+        joined = _join(sets, self.request_tables, source, partition.first_row)
         encoded = self.request_transform.encode_features(joined, source, partition.first_row)
-        keys = joined.select(self.keys)
+        keys = joined.select(list(dict.fromkeys([*self.keys, *([self.item_time] if self.item_time else [])])))
         starts = np.cumsum(lengths) - lengths
         edges = np.flatnonzero(np.diff(starts // CANDIDATES_PER_BLOCK)) + 1
         for first, end in pairwise([0, *edges.tolist(), len(lengths)]):
@@ -116,12 +121,31 @@ class Candidates:
         stride = max(len(distinct), 1)
         request, item = np.divmod(np.unique(request * stride + place[np.asarray(coded.indices)]), stride)
         what = f"the items of {source}"
-        joined, _ = join_tables(pa.table({self.item_key: distinct}), self.item_tables, what)
-        encoded = self.item_transform.encode_features(joined, what)
+        rows, item_row = self._item_rows(distinct, item, keys, request)
+        encoded = self.item_transform.encode_features(_join(rows, self.item_tables, what), what)
         features = _side_by_side(
-            self.schema, (self.request_transform, requests, request), (self.item_transform, encoded, item)
+            self.schema, (self.request_transform, requests, request), (self.item_transform, encoded, item_row)
         )
-        return Block(keys, distinct, request, item, features)
+        return Block(keys.select(self.keys), distinct, request, item, features)
+
+    def _item_rows(
+        self, items: pa.Array, item: NDArray[np.int64], keys: pa.Table, request: NDArray[np.int64]
+    ) -> tuple[pa.Table, NDArray[np.int64]]:
+        """What is joined with the tables of items, and which of these rows each candidate has."""
+        if self.item_time is None:
+            return pa.table({self.item_key: items}), item
+        times = keys.column(self.item_time).combine_chunks().dictionary_encode("encode")
+        stride = max(len(times.dictionary), 1)
+        pairs, row = np.unique(item * stride + np.asarray(times.indices)[request], return_inverse=True)
+        item_of, time_of = map(pa.array, np.divmod(pairs, stride))
+        return pa.table({self.item_key: items.take(item_of), self.item_time: times.dictionary.take(time_of)}), row
+
+
+def _join(rows: pa.Table, tables: Sequence[JoinTable], source: str, first_row: int = 0) -> pa.Table:
+    joined = join_tables(rows, tables, source)
+    or_else = "leave the column out, so that the latest versions are taken"
+    refuse_broken(joined.rules, or_else, joined.rows, source, first_row)
+    return joined.rows
 
 
 def _is_of_request(feature: str, columns: list[str], of_request: list[str]) -> bool:

@@ -1,5 +1,6 @@
 """The score stage: candidate sets are scored and fused, and the best of each request are written."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,8 +25,10 @@ from pipeline.schema import KeyColumns
 from pipeline.score.candidates import Block, Candidates
 from pipeline.score.fusion import Fusion, parse_fusion
 from pipeline.score.top_k import top_k
-from pipeline.shards.manifest import check_schema, read_index
+from pipeline.shards.manifest import check_schema
+from pipeline.shards.remote import fetch_index
 from pipeline.train.checkpoints.checkpoint import best_checkpoint
+from pipeline.train.checkpoints.lineage import describe_newer_values
 from pipeline.train.predictor import Predictor
 
 MANIFEST_NAME = "manifest.json"
@@ -74,7 +77,7 @@ def score(
     if (folder / MANIFEST_NAME).exists() and not overwrite:
         raise UsageError(f"{folder} holds ranked candidates already", "choose another `workspace`, or add --overwrite")
     config.check_inputs()
-    index = read_index(config.dataset_dir)
+    index = fetch_index(config.dataset_dir, config.remote_dataset)
     check_schema(index, config.data_schema, config.dataset_dir)
     fitted = FittedTransform.load(config.dataset_dir, config.data_schema, index.vocabulary_version)
     candidates = Candidates(config, config.score, fitted)
@@ -89,9 +92,15 @@ def score(
             "checkpoint": {"path": str(checkpoint), "step": predictor.manifest.step},
             "requests": candidates.num_requests,
             "files": _write_parts(candidates, rank, unfinished, progress),
+            "newer_values": predictor.newer_values.counts,
         }
         write_json(unfinished / MANIFEST_NAME, manifest)
     return folder
+
+
+def describe_ranking(folder: Path) -> list[str]:
+    """What a person should know of ranked candidates: a line for each feature with values newer than the model."""
+    return describe_newer_values(json.loads((folder / MANIFEST_NAME).read_bytes())["newer_values"])
 
 
 def _write_parts(
@@ -99,14 +108,17 @@ def _write_parts(
 ) -> list[dict[str, Any]]:
     """Writes one file per partition of the candidates and returns the name, rows and sha256 of each."""
     files = []
-    num_ranked = 0
+    num_ranked = num_candidates = 0
+    if progress:
+        progress("requests ranked", 0, candidates.num_requests, 0, "candidates")
     for number, partition in enumerate(candidates.partitions):
         tables = []
         for block in candidates.blocks(partition):
             tables.append(rank(block))
             num_ranked += block.requests.num_rows
+            num_candidates += len(block.item)
             if progress:
-                progress("requests ranked", num_ranked, candidates.num_requests)
+                progress("requests ranked", num_ranked, candidates.num_requests, num_candidates, "candidates")
         path = folder / f"part-{number:05d}.parquet"
         ranked = pa.concat_tables(tables)
         write = partial(write_atomically, path, partial(pq.write_table, ranked), ranked.nbytes)

@@ -20,6 +20,10 @@ DIGESTS_KEY = "digests"
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*", re.ASCII)
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+SHARD_PATTERNS = tuple(f"{split}-*.arrow" for split in SPLITS)
+# What lies in a dataset's folder beside the index, the shards and the vocabularies.
+STATISTICS_NAME = "statistics.json"
+SIDE_PATTERNS = (STATISTICS_NAME, "quarantine-*.parquet")
 
 DENSE_COLUMN = "dense"
 LABELS_COLUMN = "labels"
@@ -27,6 +31,9 @@ WEIGHT_COLUMN = "weight"
 KEY_PREFIX = "key_"
 SPARSE_PREFIX = "sparse_"
 WEIGHTS_PREFIX = "weights_"
+
+# In the schema of a compressed shard: the rows of each of its record batches but the last.
+ROWS_PER_BATCH_KEY = b"rows_per_batch"
 
 SHARD_REMEDY = "restore the file or run `preprocess` again"
 

@@ -1,6 +1,7 @@
 """Shards to global batches of rows, in the order of `assignment`, for one rank; resuming is arithmetic."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 
@@ -17,11 +18,16 @@ from pipeline.shards.assignment import (
     lanes_of_rank,
     window_order,
 )
-from pipeline.shards.manifest import SHARD_REMEDY, ShardEntry
+from pipeline.shards.manifest import ROWS_PER_BATCH_KEY, SHARD_REMEDY, ShardEntry
+
+# Of the small batches of a compressed shard, handing columns to other threads takes longer than unpacking them.
+_ONE_THREAD = pa.ipc.IpcReadOptions(use_threads=False)
 
 
 class ShardReader:
     """Reads one rank's share of every global batch of a split from memory-mapped shards.
+
+    Of a compressed shard it unpacks what the windows that it loads touch, and no more is in memory than those windows.
 
     Raises:
         ArtifactError: a shard cannot be opened, or does not have the rows of the index or the columns of the others.
@@ -92,29 +98,62 @@ class _Lane:
         self.window = window
 
 
-def _open_shard(path: Path, rows: int) -> pa.Table:
-    def read() -> pa.Table:
-        with pa.memory_map(str(path)) as source:
-            return pa.ipc.open_file(source).read_all()
+class _CompressedShard:
+    """A shard whose record batches are unpacked when rows of them are asked for, and not kept."""
 
+    def __init__(self, path: Path, reader: pa.ipc.RecordBatchFileReader, rows_per_batch: int) -> None:
+        self.path = path
+        self.schema = reader.schema
+        self._reader = reader
+        self._rows_per_batch = rows_per_batch
+        last = reader.num_record_batches - 1
+        self.num_rows = last * rows_per_batch + reader.get_batch(last).num_rows
+
+    def slice(self, first_row: int, num_rows: int) -> pa.Table:
+        parts, end = [], first_row + num_rows
+        with _explaining(self.path):
+            for number in range(first_row // self._rows_per_batch, -(-end // self._rows_per_batch)):
+                start = number * self._rows_per_batch
+                batch = self._reader.get_batch(number)
+                if batch.num_rows != min(self._rows_per_batch, self.num_rows - start):
+                    raise ValueError(f"record batch {number} has {batch.num_rows} rows")
+                low = max(first_row - start, 0)
+                parts.append(batch.slice(low, end - start - low))
+            return pa.Table.from_batches(parts, self.schema)
+
+
+def _open_shard(path: Path, rows: int) -> pa.Table | _CompressedShard:
+    def read() -> pa.Table | _CompressedShard:
+        with pa.memory_map(str(path)) as source:
+            content = source.read_buffer()
+        reader = pa.ipc.open_file(content, options=_ONE_THREAD)
+        rows_per_batch = int((reader.schema.metadata or {}).get(ROWS_PER_BATCH_KEY, 0))
+        return _CompressedShard(path, reader, rows_per_batch) if rows_per_batch > 0 else reader.read_all()
+
+    with _explaining(path):
+        shard = retry(read, path)
+        _columns(shard)  # a damaged name can be no text
+    if shard.num_rows != rows:
+        raise ArtifactError(f"shard {path} has {shard.num_rows} rows, expected {rows}", SHARD_REMEDY)
+    return shard
+
+
+@contextmanager
+def _explaining(path: Path) -> Iterator[None]:
     try:
-        table = retry(read, path)
-        _columns(table)  # a damaged name can be no text
+        yield
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ArtifactError(f"shard {path} cannot be read: {str(error).splitlines()[0]}", SHARD_REMEDY) from error
-    if table.num_rows != rows:
-        raise ArtifactError(f"shard {path} has {table.num_rows} rows, expected {rows}", SHARD_REMEDY)
-    return table
 
 
-def _columns(table: pa.Table) -> list[str]:
-    return [f"{field.name}: {field.type}" for field in table.schema]
+def _columns(shard: pa.Table | _CompressedShard) -> list[str]:
+    return [f"{field.name}: {field.type}" for field in shard.schema]
 
 
-def _check_columns(paths: Sequence[Path], tables: Sequence[pa.Table]) -> None:
+def _check_columns(paths: Sequence[Path], shards: Sequence[pa.Table | _CompressedShard]) -> None:
     """Raises an ArtifactError that names a shard whose columns are not those of the first one."""
-    for path, table in zip(paths, tables, strict=True):
-        for ours, theirs in zip_longest(_columns(table), _columns(tables[0]), fillvalue="none"):
+    for path, shard in zip(paths, shards, strict=True):
+        for ours, theirs in zip_longest(_columns(shard), _columns(shards[0]), fillvalue="none"):
             if ours != theirs:
                 raise ArtifactError(
                     f"shard {path} has the column {ours}, where {paths[0].name} has {theirs}", SHARD_REMEDY

@@ -39,6 +39,11 @@ class Batches:
         """Steps of the whole run, if nothing stops it early."""
         return self.max_epochs * self.steps_per_epoch
 
+    def samples_after(self, step: int) -> int:
+        """Rows that the first `step` steps of the run train: the last batch of an epoch may be short."""
+        epochs, steps = divmod(step, self.steps_per_epoch)
+        return epochs * self.index.num_rows("train") + steps * self.config.train.global_batch_size
+
     def training(self, epoch: int, step_in_epoch: int) -> Iterator[Batch]:
         """The batches from a position to the end of the last epoch, each with the position after it."""
         for current in range(epoch, self.max_epochs):

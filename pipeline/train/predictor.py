@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from models.layers import mixtures_of
 from models.tasks import predictions
-from pipeline.assemble import build_model, check_model, table_rows
+from pipeline.assemble import build_model, check_model
 from pipeline.run_config import RunConfig
 from pipeline.shards.collate import Layout, collate
 from pipeline.shards.manifest import DatasetIndex
-from pipeline.train.checkpoints.checkpoint import CheckpointManifest, check_lineage, read_manifest
+from pipeline.train.checkpoints.checkpoint import CheckpointManifest, read_manifest
+from pipeline.train.checkpoints.lineage import check_lineage
 from pipeline.train.checkpoints.reader import load_tensors
 from pipeline.train.device import rank_device
 from pipeline.train.known_warnings import silence
+from pipeline.train.newer_values import NewerValues
 
 # The training module's name for the model inside it, which its state dict carries.
 STATE_PREFIX = "model."
@@ -26,6 +28,9 @@ STATE_PREFIX = "model."
 
 class Predictor:
     """Loads a checkpoint, after checking that it is intact and fits schema and vocabularies.
+
+    The dataset may extend the one that the checkpoint was trained on: a value that is newer than the model is taken as
+    unseen.
 
     Raises:
         ArtifactError: the checkpoint is damaged, or was trained with another schema, vocabulary or model.
@@ -35,11 +40,13 @@ class Predictor:
         silence()
         check_model(config.data_schema, config.model)
         self.manifest: CheckpointManifest = read_manifest(checkpoint, verify=True)
-        check_lineage(self.manifest, config.data_schema, index.vocabulary_version, checkpoint, config.dataset_dir)
+        known_rows = check_lineage(self.manifest, config.data_schema, index, checkpoint, config.dataset_dir)
+        self.newer_values = NewerValues(index, known_rows)
         self.batch_size = batch_size
-        self.layout = Layout.of(index.data_schema, table_rows(index, config.model))
+        self.layout = Layout.of(index.data_schema, index.table_rows)
         self.device = rank_device(config.train)
-        self.model = build_model(index, config.model, config.seed, torch.device("cpu"))
+        known = index.model_copy(update={"table_rows": known_rows})
+        self.model = build_model(known, config.model, config.seed, torch.device("cpu"))
         state = {"model": {STATE_PREFIX + name: value for name, value in self.model.state_dict().items()}}
         load_tensors(checkpoint, state, is_distributed=False)
         self.model.load_state_dict({name.removeprefix(STATE_PREFIX): v for name, v in state["model"].items()})
@@ -53,7 +60,9 @@ class Predictor:
         parts: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
         for first in range(0, table.num_rows, self.batch_size):
             rows = table.slice(first, self.batch_size)
-            batch = collate(rows, self.layout, rows.num_rows).to(self.device)
+            batch = collate(rows, self.layout, rows.num_rows)
+            self.newer_values.take_as_unseen(batch.sparse)
+            batch = batch.to(self.device)
             x_BI = self.model.front_end(batch.dense, batch.sparse)
             logit_BO = self.model.towers(self.model.body(x_BI))
             for name, value_B in predictions(self.model.tasks, logit_BO).items():

@@ -19,7 +19,8 @@ from pipeline.config import dump
 from pipeline.errors import ArtifactError, ConfigError, GatehouseError, StoppedError, TrainingError, UsageError
 from pipeline.executor import Progress
 from pipeline.run_config import RunConfig
-from pipeline.shards.manifest import SPLITS, DatasetIndex, check_schema, read_index, verify_shards
+from pipeline.shards.manifest import DatasetIndex, Split, check_schema, read_index
+from pipeline.shards.remote import fetch_index, fetch_on_node, fetch_shards, note_fetched
 from pipeline.train.batches import ROWS_FOLDER
 from pipeline.train.checkpoints.checkpoint import (
     CheckpointManifest,
@@ -47,6 +48,7 @@ _FREE_KEYS = {
 }  # fmt: skip
 _WORKER_POLL_SECONDS = 0.5
 STOP_NAME = ".stop-requested"
+TRAINING_SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 def train(
@@ -69,12 +71,13 @@ def train(
     """
     check_model(config.data_schema, config.model)
     check_training(config)
-    index = read_index(config.dataset_dir)
+    index = fetch_index(config.dataset_dir, config.remote_dataset)
     check_schema(index, config.data_schema, config.dataset_dir)
     table_rows(index, config.model)
     num_ranks = _num_ranks(config)
     _prepare_folder(config, index, resume=resume, overwrite=overwrite, fallback=fallback)
-    verify_shards(config.dataset_dir, [shard for split in SPLITS[:2] for shard in index.of_split(split)])
+    shards = [shard for split in TRAINING_SPLITS for shard in index.of_split(split)]
+    fetch_shards(config.dataset_dir, config.remote_dataset, shards, progress)
     with on_sigterm() as stop:
         if num_ranks == 1:
             with one_rank_group(config):
@@ -220,12 +223,16 @@ def _train_on_ray(
 
     use_gpu = rank_device(config.train).type == "cuda"
     threads = max(1, (os.cpu_count() or 1) // num_ranks)
+    fetched = os.urandom(8).hex()
+    if config.remote_dataset:
+        note_fetched(config.dataset_dir, fetched)
     trainer = TorchTrainer(
         _ray_worker,
         train_loop_config={
             "config": config.model_dump(mode="json", by_alias=True),
             "num_threads": threads,
             "fallback": fallback,
+            "fetched": fetched,
         },
         scaling_config=ray.train.ScalingConfig(num_workers=num_ranks, use_gpu=use_gpu),
         torch_config=TorchConfig(
@@ -252,10 +259,15 @@ def _train_on_ray(
 def _ray_worker(settings: dict[str, Any]) -> GatehouseError | None:
     """Trains one rank. What all ranks fail of together is returned: raised, it would be tried again."""
     import ray.train
+    import ray.train.collective
 
     torch.set_num_threads(settings["num_threads"])
     config = RunConfig.model_validate(settings["config"])
     signals = Signals(StopFile(config.workspace_dir / STOP_NAME), lambda: ray.train.get_preemption_info() is not None)
+    if config.remote_dataset:
+        # A node that does not share the driver's disk has a copy of its own; a collective would not wait for it.
+        fetch_on_node(config.dataset_dir, config.remote_dataset, TRAINING_SPLITS, settings["fetched"])
+        ray.train.collective.barrier()
     try:
         _train_rank(config, signals, fallback=settings["fallback"])
     except LostRankError:
@@ -290,7 +302,9 @@ def _watching(workspace: Path, stop: threading.Event, progress: Progress | None)
                 (workspace / STOP_NAME).touch()
             if progress is not None:
                 for record in read_history(workspace)[-1:]:
-                    progress(describe(record), record["step"], record["num_steps"])
+                    # A record of an earlier version has no samples.
+                    samples = record.get("samples", 0)
+                    progress(describe(record), record["step"], record["num_steps"], samples, "samples")
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,9 +20,9 @@ INSPECTIONS_NAME = "inspections.jsonl"
 class Telemetry:
     """Averages the losses of the steps since the last record; the first rank writes them down.
 
-    A record of metrics.jsonl: {"step", "num_steps" (at most, in the whole run), "epoch", "kind": "train" or
-    "validation", "losses": {task: mean}, "total", "seconds"}. One of inspections.jsonl: {"step", "epoch"} and what
-    `inspect_step` gives.
+    A record of metrics.jsonl: {"step", "num_steps" (at most, in the whole run), "samples" (trained by then), "epoch",
+    "kind": "train" or "validation", "losses": {task: mean}, "total", "seconds"}. One of inspections.jsonl: {"step",
+    "epoch"} and what `inspect_step` gives.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class Telemetry:
         task_weights: Sequence[float],
         every_steps: int,
         num_steps: int,
+        samples_after: Callable[[int], int],
         resumed_step: int,
         progress: Progress | None,
     ) -> None:
@@ -39,6 +40,7 @@ class Telemetry:
         self.task_weights = list(task_weights)
         self.every_steps = every_steps
         self.num_steps = num_steps
+        self.samples_after = samples_after
         self.progress = progress
         self.started = time.monotonic()
         self.sums: Tensor | None = None
@@ -50,6 +52,8 @@ class Telemetry:
                 forget_after(folder / name, resumed_step)
                 self.files[name] = open(folder / name, "a", encoding="utf-8")  # noqa: SIM115
             self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
+        if progress is not None:
+            progress("steps", resumed_step, num_steps, samples_after(resumed_step), "samples")
 
     def record(self, step: int, epoch: int, sums: Tensor) -> None:
         """Adds one step's [2, T] sums over all ranks; every `every_steps` steps writes their mean."""
@@ -65,9 +69,11 @@ class Telemetry:
             for name, loss, weight in zip(self.task_names, *sums.double().tolist(), strict=True)
         }
         total = sum(weight * losses[name] for name, weight in zip(self.task_names, self.task_weights, strict=True))
+        samples = self.samples_after(step)
         record = {
             "step": step,
             "num_steps": self.num_steps,
+            "samples": samples,
             "epoch": epoch,
             "kind": kind,
             "losses": losses,
@@ -78,7 +84,7 @@ class Telemetry:
             METRICS_NAME, record, {f"{kind}/{name}": loss for name, loss in (*losses.items(), ("total", total))}
         )
         if self.progress is not None:
-            self.progress(describe(record), step, self.num_steps)
+            self.progress(describe(record), step, self.num_steps, samples, "samples")
         return losses, total
 
     def write_inspection(self, step: int, epoch: int, seen: dict[str, Any]) -> None:
@@ -131,8 +137,8 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def describe(record: dict[str, Any]) -> str:
-    """A record as a short note beside a progress bar."""
-    return f"epoch {record['epoch'] + 1}, {record['kind']} loss {record['total']:.4f}"
+    """A record as what a progress bar counts, with a short note."""
+    return f"steps, epoch {record['epoch'] + 1}, {record['kind']} loss {record['total']:.4f}"
 
 
 def forget_after(path: Path, step: int) -> None:

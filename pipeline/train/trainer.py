@@ -17,8 +17,8 @@ from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import DatasetIndex
 from pipeline.train.batches import Batches
 from pipeline.train.checkpoints.checkpoint import CheckpointManifest
+from pipeline.train.checkpoints.lineage import describe_vocabularies, digest_numbers
 from pipeline.train.checkpoints.resume import Position, resume, start_warm
-from pipeline.train.checkpoints.warm_start import describe_vocabularies
 from pipeline.train.checkpoints.writer import CheckpointWriter
 from pipeline.train.distribute import distribute
 from pipeline.train.guards.loss_watch import LossWatch
@@ -85,6 +85,7 @@ class Trainer:
         self.overlapped = OverlappedStep(self.step, device) if self._is_overlapped() else None
         # 5. What an earlier attempt, or an earlier run, reached. 6. Records from there on.
         self.vocabularies = describe_vocabularies(index, config.dataset_dir)
+        self.numbers = digest_numbers(index, config.dataset_dir)
         self.position = self._restore()
         self.saved_step = self.position.step
         self.losses = LossWatch(
@@ -102,6 +103,7 @@ class Trainer:
             [task.weight for task in self.tasks],
             self.settings.log_every_steps,
             self.batches.num_steps,
+            self.batches.samples_after,
             self.position.step,
             progress,
         )
@@ -252,6 +254,7 @@ class Trainer:
             data_schema=self.index.data_schema,
             vocabulary_version=self.index.vocabulary_version,
             vocabularies=self.vocabularies,
+            numbers=self.numbers,
             run_fingerprint=self.run_fingerprint,
             validation_losses=self.validation_losses,
             validation_total=self.validation_total if self.validation_losses is not None else None,

@@ -24,11 +24,18 @@ from pipeline.evaluate.run import evaluate
 from pipeline.executor import InProcessExecutor
 from pipeline.files import sha256_of
 from pipeline.preprocess.run import preprocess
-from pipeline.preprocess.statistics import STATISTICS_NAME
 from pipeline.run_config import RunConfig
 from pipeline.shards.assignment import SampleOrder
 from pipeline.shards.collate import Layout, collate
-from pipeline.shards.manifest import LABELS_COLUMN, SPARSE_PREFIX, DatasetIndex, Split, read_index, write_index
+from pipeline.shards.manifest import (
+    LABELS_COLUMN,
+    SPARSE_PREFIX,
+    STATISTICS_NAME,
+    DatasetIndex,
+    Split,
+    read_index,
+    write_index,
+)
 from pipeline.shards.reader import ShardReader
 from pipeline.train.device import has_cuda
 from pipeline.train.run import train

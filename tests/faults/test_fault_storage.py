@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from tampered import DATA_EXIT_CODE, content_of, gatehouse, one_line, tensors_of
 
+from pipeline import storage
 from pipeline.config import build
 from pipeline.errors import StorageError
 from pipeline.executor import InProcessExecutor
@@ -157,6 +158,16 @@ def test_preprocess_on_storage_that_falters_writes_the_same_bytes(
     assert written == {Path(name).name for name in content_of(dataset)} | {"config.resolved.yaml"}
 
 
+def test_a_raw_log_on_storage_that_falters_gives_the_same_bytes(
+    empty_config: RunConfig, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    falter = Faltering(storage.open_file, 2, errno.ESTALE)
+    monkeypatch.setattr(storage, "open_file", falter)
+    preprocess(empty_config, InProcessExecutor())
+    assert content_of(empty_config.dataset_dir) == content_of(dataset)
+    assert {Path(path).parent.name for path in falter.calls} == {"log", Path(empty_config.inputs).name}
+
+
 def test_training_on_storage_that_falters_gives_the_same_parameters(
     make_config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +187,12 @@ def test_storage_that_stays_away_stops_after_three_failures_in_a_row(
     monkeypatch.setattr(pa, "memory_map", falter)
     with pytest.raises(StorageError, match=r"train-00000\.arrow failed 3 times in a row: Connection timed out") as read:
         train(config)
+    log = Faltering(storage.open_file, 100, names="day-")
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "open_file", log)
+        with pytest.raises(StorageError, match=r"log/day-01\.parquet failed 3 times in a row: Input/output error"):
+            preprocess(empty_config, InProcessExecutor())
+    assert list(log.calls.values()) == [3]
     falter = Faltering(os.replace, 100, names="train-")
     monkeypatch.setattr(os, "replace", falter)
     with pytest.raises(StorageError, match=r"train-00000\.arrow failed 3 times in a row: Input/output error") as wrote:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobs import terminal
-from jobs.terminal import PLAIN_LINE_SECONDS, PLAIN_WIDTH, print_report, print_table, screen
+from jobs.terminal import PACE_SECONDS, PLAIN_LINE_SECONDS, PLAIN_WIDTH, Pace, print_report, print_table, screen
 
 
 class Terminal(io.StringIO):
@@ -45,12 +45,15 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
-def test_a_stage_is_two_plain_lines_where_no_one_watches(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stage_is_two_plain_lines_where_no_one_watches(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_clock(monkeypatch)
     with screen() as shown:
         show = shown.start_stage("score")
-        for done in range(1, 2_001):
-            show("requests ranked", done, 2_000)
-    assert lines(capsys) == ["score ...", "score: 2,000 of 2,000, requests ranked (0 s)"]
+        for done in range(2_001):
+            show("requests ranked", done, 2_000, 100 * done, "candidates")
+    assert lines(capsys) == ["score ...", "score: 2,000 of 2,000 requests ranked, 200,000 candidates"]
 
 
 def test_a_long_stage_says_now_and_then_how_far_it_is(
@@ -59,34 +62,101 @@ def test_a_long_stage_says_now_and_then_how_far_it_is(
     clock = set_clock(monkeypatch)
     with screen() as shown:
         show = shown.start_stage("train")
+        show("steps", 0, 1_000, 0, "samples")
         for step in range(1, 101):
             clock.now += PLAIN_LINE_SECONDS / 40
-            show(f"loss {1 / step:.2f}", step, 1_000)
+            show(f"steps, loss {1 / step:.2f}", step, 1_000, 256 * step, "samples")
     assert lines(capsys) == [
         "train ...",
-        "train: 40 of 1,000, loss 0.03 (10 s)",
-        "train: 80 of 1,000, loss 0.01 (20 s)",
+        "train: 40 of 1,000 steps, loss 0.03, 10,240 samples, 1,020 samples/s, 4 min left",
+        "train: 80 of 1,000 steps, loss 0.01, 20,480 samples, 1,020 samples/s, 4 min left",
     ]
 
 
-def test_every_stage_has_lines_of_its_own(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_phase_ends_with_a_line_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = set_clock(monkeypatch)
     with screen() as shown:
-        for name in ("preprocess", "train"):
+        for name, phases in (("preprocess", ("partitions read", "shards written")), ("evaluate", ("batches",))):
             show = shown.start_stage(name)
             clock.now += 3
-            show("parts", 1, 1)
+            for what in phases:
+                show(what, 0, 4, 0, "rows")
+                for done in range(1, 5):
+                    clock.now += 1
+                    show(what, done, 4, 1_234_567 * done, "rows")
     assert lines(capsys) == [
         "preprocess ...",
-        "preprocess: 1 of 1, parts (3 s)",
-        "train ...",
-        "train: 1 of 1, parts (6 s)",
+        "preprocess: 4 of 4 partitions read, 4.9 M rows, 1.2 M rows/s, in 4.0 s",
+        "preprocess: 4 of 4 shards written, 4.9 M rows, 1.2 M rows/s, in 4.0 s",
+        "evaluate ...",
+        "evaluate: 4 of 4 batches, 4.9 M rows, 1.2 M rows/s, in 4.0 s",
     ]
+
+
+def test_a_phase_that_goes_on_from_the_middle_is_measured_from_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = set_clock(monkeypatch)
+    with screen() as shown:
+        show = shown.start_stage("train")
+        show("shards fetched", 3, 3, 900, "rows")
+        show("steps", 500, 1_000, 5_000, "samples")
+        clock.now += PLAIN_LINE_SECONDS
+        show("steps", 510, 1_000, 5_100, "samples")
+    assert lines(capsys) == [
+        "train ...",
+        "train: 3 of 3 shards fetched, 900 rows",
+        "train: 510 of 1,000 steps, 5,100 samples, 10 samples/s, 8 min left",
+    ]
+
+
+def test_what_is_shown_again_and_again_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = set_clock(monkeypatch)
+    with screen() as shown:
+        show = shown.start_stage("train")
+        for _ in range(100):
+            clock.now += PLAIN_LINE_SECONDS
+            show("steps, loss 0.25", 7, 7, 0, "samples")
+    assert lines(capsys) == ["train ...", "train: 7 of 7 steps, loss 0.25"]
+
+
+def test_speed_is_that_of_late_and_does_not_count_what_was_there_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = set_clock(monkeypatch)
+    pace = Pace(done=500, total=1_000, num_units=5_000)
+    assert pace.describe("rows") == ("", "")
+    for done, seconds in ((501, 4 * PACE_SECONDS), (511, 10), (521, 10), (531, 10), (531, 10 * PACE_SECONDS)):
+        clock.now += seconds
+        pace.add(done, 10 * done)
+    assert pace.describe("rows") == ("10 rows/s", "8 min left")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rate", "duration"),
+    [
+        (0.5, "25.0 M rows/s", "0.5 s left"),
+        (40.0, "312,000 rows/s", "40 s left"),
+        (400.0, "31,200 rows/s", "7 min left"),
+        (40_000.0, "312 rows/s", "11.1 h left"),
+        (4e6, "3.12 rows/s", "1111.1 h left"),
+    ],
+)
+def test_speed_has_three_digits_and_time_a_unit_that_fits(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, rate: str, duration: str
+) -> None:
+    clock = set_clock(monkeypatch)
+    pace = Pace(0, 10, 0)
+    clock.now += seconds
+    pace.add(5, 12_500_000)
+    assert pace.describe("rows") == (rate, duration)
 
 
 def fail_in_a_stage() -> None:
     with screen() as shown:
-        shown.start_stage("train")("loss 0.25", 3, 7)
+        shown.start_stage("train")("steps, loss 0.25", 3, 7, 0, "samples")
         raise ValueError("broken")
 
 
@@ -96,18 +166,20 @@ def test_a_failure_inside_the_screen_is_raised(capsys: pytest.CaptureFixture[str
     assert lines(capsys) == ["train ..."]
 
 
-def test_a_terminal_shows_a_bar_per_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_a_bar_per_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = watch(monkeypatch)
+    clock = set_clock(monkeypatch)
     with screen() as shown:
-        for name, note in (("train", "loss 0.25"), ("score", "requests ranked")):
+        for name, notes in (("preprocess", ("partitions read", "shards written")), ("train", ("steps, loss 0.25",))):
             show = shown.start_stage(name)
-            for done in range(1, 8):
-                show(note, done, 7)
-    last = watched.text().replace("\r", "\n").splitlines()[-2:]
-    assert [line.split()[0] for line in last] == ["train", "score"]
-    assert "7/7" in last[0]
-    assert last[0].rstrip().endswith("loss 0.25")
-    assert last[1].rstrip().endswith("requests ranked")
+            for note in notes:
+                for done in range(8):
+                    clock.now += 1
+                    show(note, done, 7, 1_000 * done, "rows")
+    last = [line.split() for line in watched.text().replace("\r", "\n").splitlines()[-3:]]
+    assert [line[0] for line in last] == ["preprocess", "preprocess", "train"]
+    assert all("7/7" in line for line in last)
+    assert " ".join(last[0][-9:]) == "in 7.0 s partitions read, 7,000 rows, 1,000 rows/s"
     assert "\x1b[" in watched.getvalue()
 
 
@@ -170,9 +242,11 @@ def test_a_report_is_a_row_per_measured_task(capsys: pytest.CaptureFixture[str])
         }
         for name, positives in (("click", 4_000), ("like", 70))
     ]
-    print_report({"tasks": tasks, "alarms": ["an expert is dead"]})
-    headers, *rows, warning = lines(capsys)
+    newer = {"item_id": {"values": 9_000, "newer": 108}, "user_id": {"values": 9_000, "newer": 0}}
+    print_report({"tasks": tasks, "alarms": ["an expert is dead"], "newer_values": newer})
+    headers, *rows, alarm, warning = lines(capsys)
     assert headers.split()[0] == "task"
-    assert warning == "warning: an expert is dead"
+    assert alarm == "warning: an expert is dead"
+    assert warning == ("warning: item_id: 108 of 9,000 values (1.2%) are newer than the model and count as unseen")
     assert [row.split()[0] for row in rows] == ["click", "like"]
     assert all("12,345" in row and "0.75" in row for row in rows)

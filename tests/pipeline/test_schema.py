@@ -179,6 +179,7 @@ def test_a_history_with_times_needs_the_rows_own_time() -> None:
         ),
         ("features.0.num_hash_buckets", 9, "features.0: a hashed feature has no vocabulary"),
         ("features.5.clip", [3, 3], "features.5.clip is [3, 3]: the lower bound must be below the upper bound"),
+        ("features.5.clip", [None, None], "features.5.clip is [None, None]: one of the bounds must be a number"),
         ("features.5.clip", [1, 2, 3], "features.5.clip"),
         ("features.5.clip", [0, math.inf], "features.5.clip.1 is inf: should be a finite number"),
         ("features.5.clip", [math.nan, 0], "features.5.clip.0 is nan: should be a finite number"),

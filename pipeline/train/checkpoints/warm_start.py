@@ -8,8 +8,8 @@ from typing import Any
 from pipeline.errors import ArtifactError
 from pipeline.schema import Schema
 from pipeline.shards.manifest import DatasetIndex
-from pipeline.shards.vocabularies import digest_vocabulary
-from pipeline.train.checkpoints.checkpoint import CheckpointManifest, VocabularyEntry
+from pipeline.train.checkpoints.checkpoint import CheckpointManifest
+from pipeline.train.checkpoints.lineage import changed_tables
 from pipeline.train.checkpoints.reader import load_tensors, saved_sizes
 from pipeline.train.checkpoints.sharded_tensors import first_rows
 from pipeline.train.tables.initial_weights import table_of as table_of_weight
@@ -35,7 +35,7 @@ def warm_start(
     names of the checkpoint, "changed_tables": tables whose rows mean something else}.
     """
     sizes = saved_sizes(checkpoint)
-    changed = set(_changed_tables(manifest, index, dataset_dir))
+    changed = changed_tables(manifest, index, dataset_dir)
     has_same_inputs = _inputs_of(manifest.data_schema) == _inputs_of(index.data_schema)
     loaded: dict[str, Any] = {}
     grown: dict[str, list[int]] = {}
@@ -63,17 +63,8 @@ def warm_start(
         "grown": grown,
         "new": sorted(new),
         "left_out": sorted(sizes.keys() - loaded.keys()),
-        "changed_tables": sorted(changed),
+        "changed_tables": changed,
     }
-
-
-def describe_vocabularies(index: DatasetIndex, dataset_dir: Path) -> dict[str, VocabularyEntry]:
-    """What a checkpoint keeps of the vocabularies it was trained with, by table."""
-    owners = index.data_schema.table_owners()
-    digests = {
-        table: digest_vocabulary(dataset_dir, table) for table, owner in owners.items() if owner.fixed_rows is None
-    }
-    return {table: VocabularyEntry(**digest._asdict()) for table, digest in digests.items()}
 
 
 def describe_warm_start(workspace: Path) -> list[str]:
@@ -94,20 +85,6 @@ def describe_warm_start(workspace: Path) -> list[str]:
         for table in report["changed_tables"]
     ]
     return lines
-
-
-def _changed_tables(manifest: CheckpointManifest, index: DatasetIndex, dataset_dir: Path) -> Iterator[str]:
-    """Tables of both whose rows do not mean the same."""
-    owners, earlier_owners = index.data_schema.table_owners(), manifest.data_schema.table_owners()
-    for table in owners.keys() & earlier_owners.keys():
-        if owners[table].fixed_rows is not None or earlier_owners[table].fixed_rows is not None:
-            # Which row a value has is said by the feature alone; quantiles are those of another log.
-            if owners[table] != earlier_owners[table] or getattr(owners[table], "num_buckets", None):
-                yield table
-        elif table in manifest.vocabularies:
-            before = manifest.vocabularies[table]
-            if digest_vocabulary(dataset_dir, table, before.num_values) != (before.num_values, before.sha256):
-                yield table
 
 
 def _inputs_of(schema: Schema) -> tuple[Any, ...]:

@@ -6,7 +6,8 @@ from pipeline.assemble import build_model, check_model
 from pipeline.errors import ConfigError
 from pipeline.run_config import RunConfig
 from pipeline.schema import NUM_RESERVED_ROWS, Schema
-from pipeline.shards.manifest import INDEX_NAME, DatasetIndex, LabelStatistics, check_schema, read_index
+from pipeline.shards.manifest import DatasetIndex, LabelStatistics, check_schema
+from pipeline.shards.remote import fetch_index, is_complete
 from pipeline.train.config import ModelConfig
 from pipeline.train.known_warnings import silence
 from pipeline.train.optimizers import fuse_sparse_optimizers
@@ -53,8 +54,8 @@ def tables_of(config: RunConfig, hardware: Hardware) -> TableSet:
 
 def _index(config: RunConfig) -> DatasetIndex:
     """The dataset's index, or one without rows of data."""
-    if (config.dataset_dir / INDEX_NAME).is_file():
-        index = read_index(config.dataset_dir)
+    if is_complete(config.dataset_dir, config.remote_dataset):
+        index = fetch_index(config.dataset_dir, config.remote_dataset)
         check_schema(index, config.data_schema, config.dataset_dir)
         return index
     schema = config.data_schema

@@ -78,6 +78,7 @@ def make_report(click: str = "click") -> dict[str, Any]:
             }
         },
         alarms=["level 1: expert 'expert 2' is dead"],
+        newer_values={"item": {"values": 800, "newer": 12}, "user": {"values": 400, "newer": 0}},
     )
 
 
@@ -371,6 +372,12 @@ def test_the_data_section_shows_what_statistics_without_profiles_have(tmp_path: 
         *("100", "0.0000", "10", "0.2500", "10", "\N{EN DASH}"),
         *("100", "york 100.0%<br>cold 0.0%", "10", "york 100.0%<br>cold 0.0%", "0", "\N{EN DASH}"),
     ]
+
+
+def test_the_data_section_says_what_is_newer_than_the_model(tmp_path: Path) -> None:
+    page, _ = render_data(tmp_path, make_statistics())
+    assert "item: 12 of 800 values (1.5%) are newer than the model and count as unseen" in page.text
+    assert "user: " not in page.text
 
 
 def test_the_data_section_shows_profiles_and_drift(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from pipeline.errors import ArtifactError, DataError
 from pipeline.preprocess.config import DriftConfig
 from pipeline.preprocess.drift import Finding, check_drift, describe_drift, find_drift, psi, read_previous
 from pipeline.preprocess.profile import NumberProfile
+from pipeline.preprocess.sample import RowOrder
 
 NUM_ROWS = 20_000
 
 
 def make_profile(shift: float = 0.0, seed: int = 0, num_rows: int = NUM_ROWS) -> NumberProfile:
     values = np.random.default_rng(seed).normal(shift, size=num_rows)
-    return NumberProfile.of(values, np.arange(num_rows))
+    return NumberProfile.of(values, RowOrder.of(np.arange(num_rows)))
 
 
 def make_statistics(profile: NumberProfile | None = None) -> dict[str, Any]:
@@ -197,10 +198,10 @@ def test_findings_are_written_as_json() -> None:
 def test_the_previous_statistics_are_found_by_folder_and_by_file(tmp_path: Path) -> None:
     file = tmp_path / "statistics.json"
     file.write_text(json.dumps(make_statistics()))
-    assert read_previous(tmp_path) == read_previous(file) == make_statistics()
+    assert read_previous(str(tmp_path)) == read_previous(str(file)) == make_statistics()
     for content in ("{", "[]", '{"features": {}}'):
         file.write_text(content)
         with pytest.raises(ArtifactError, match=r"the statistics of the previous dataset, .*statistics\.json, cannot"):
-            read_previous(tmp_path)
+            read_previous(str(tmp_path))
     with pytest.raises(ArtifactError, match=r"cannot be read: .*No such file"):
-        read_previous(tmp_path / "nowhere.json")
+        read_previous(str(tmp_path / "nowhere.json"))

@@ -9,15 +9,15 @@ from small_logs import write_rows
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.preprocess.config import TableConfig
-from pipeline.preprocess.join import join_tables, load_tables, plan_columns
+from pipeline.preprocess.join import join_tables, open_tables, plan_columns
 from pipeline.preprocess.sources import locate
 
 
 def join(log: dict[str, Any], tables: list[TableConfig], needed: list[str]) -> tuple[pa.Table, list[Any]]:
     rows = pa.table(log)
     plan = plan_columns(rows.column_names, "log.csv", tables, needed)
-    joined, missing = join_tables(rows.select(list(plan.log)), load_tables(tables, plan), "log.csv")
-    return joined, [mask.tolist() for mask in missing]
+    joined = join_tables(rows.select(list(plan.log)), open_tables(tables, plan, None), "log.csv")
+    return joined.rows, [counts["missing_keys"].tolist() for counts in joined.counts]
 
 
 def user_table(folder: Path, name: str = "users.parquet", **columns: Any) -> TableConfig:
@@ -58,7 +58,9 @@ def test_a_table_can_be_joined_on_a_column_of_an_earlier_one(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("keys", [[1, 2, 1], ["1", "2", "1.0"]])
 def test_a_key_that_stands_twice_in_a_table_is_named(tmp_path: Path, keys: list[Any]) -> None:
-    with pytest.raises(DataError, match=r"key user = 1 stands in 2 rows of .*users\.parquet"):
+    with pytest.raises(
+        DataError, match=r"key user = 1 stands in .*users\.parquet, row 1 and in .*users\.parquet, row 3"
+    ):
         join({"user": [1]}, [user_table(tmp_path, user=keys, age=[1, 2, 3])], ["age"])
 
 

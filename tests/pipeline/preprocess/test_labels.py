@@ -5,10 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.preprocess.labels import (
@@ -19,7 +16,6 @@ from pipeline.preprocess.labels import (
     read_labels,
     read_weights,
     to_array,
-    unparsable,
 )
 from pipeline.schema import Schema
 
@@ -186,20 +182,6 @@ def test_a_wrong_label_is_marked_and_is_not_null(
     assert judged.is_wrong.tolist() == [False, True, False, False]
     with pytest.raises(DataError, match=r"log\.csv, row 12: " + re.escape(judged.rule)):
         read(values, **task)
-
-
-@pytest.mark.parametrize("column_type", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
-@given(values=st.lists(st.one_of(st.none(), st.floats().map(str), st.text(), st.sampled_from(["1", " 2 ", "x"]))))
-def test_the_texts_that_do_not_parse_are_found_one_by_one(column_type: pa.DataType, values: list[str | None]) -> None:
-    def parses(value: str | None) -> bool:
-        try:
-            pc.utf8_trim_whitespace(pa.array([value], pa.string())).cast(pa.float64())
-        except pa.ArrowInvalid:
-            return False
-        return True
-
-    column = pa.chunked_array([pa.array(values, pa.string()).cast(column_type)])
-    assert unparsable(column, pa.float64()).to_pylist() == [not parses(value) for value in values]
 
 
 def test_a_conversion_is_impossible_where_the_nearest_label_known_above_it_is_0() -> None:

@@ -1,23 +1,17 @@
-"""Numeric columns: parsing, moments against numpy, clip, log1p and scaling."""
+"""Dense inputs: moments against numpy, clip, log1p and scaling."""
 
 import math
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import DataError
-from pipeline.preprocess.normalize import MAX_FLOAT32, Moments, Numbers, clip_and_log, parse_numbers, standardise
+from pipeline.preprocess.normalize import Moments, clip_and_log, standardise
+from pipeline.preprocess.numbers import MAX_FLOAT32
 from pipeline.schema import NumericFeature
 
 FLOATS = st.floats(-1e6, 1e6)
-
-
-def parse(values: pa.Array) -> Numbers:
-    return parse_numbers(pa.table({"x": values}), "x", "feature 'x'", "log.csv", first_row=100)
 
 
 @given(st.lists(st.lists(FLOATS)))
@@ -40,44 +34,17 @@ def test_a_constant_is_left_unscaled_and_becomes_0(count: int) -> None:
         assert standardise(np.array([0.1]), normalization).tolist() == [0.0]
 
 
-def test_numbers_are_parsed_from_text_and_booleans() -> None:
-    assert parse(pa.array([" 1.5", "-2", "1e3"])).values.tolist() == [1.5, -2.0, 1000.0]
-    assert parse(pa.array([True, False])).values.tolist() == [1.0, 0.0]
-    assert parse(pa.array(["7"]).dictionary_encode()).values.tolist() == [7.0]
-
-
-def test_values_that_are_not_finite_count_as_null_but_apart() -> None:
-    numbers = parse(pa.array([1.0, None, math.nan, math.inf, -1e39]))
-    assert np.isnan(numbers.values).tolist() == [False, True, True, True, True]
-    assert numbers.is_null.tolist() == [False, True, False, False, False]
-    assert numbers.is_non_finite.tolist() == [False, False, True, True, True]
-
-
-@pytest.mark.parametrize("bad", [0, 1, 6, 9])
-def test_a_text_that_is_no_number_is_named_with_its_row(bad: int) -> None:
-    texts = ["1"] * 10
-    texts[bad] = "many"
-    with pytest.raises(DataError, match=f"feature 'x': 'many' in log.csv, row {101 + bad} is not a number"):
-        parse(pa.array(texts))
-
-
-@pytest.mark.parametrize("values", [[[1.0]], [{"a": 1}]])
-def test_a_column_of_another_type_holds_no_numbers(values: list[Any]) -> None:
-    with pytest.raises(DataError, match=r"feature 'x': column 'x' of log\.csv has type"):
-        parse(pa.array(values))
-
-
 def test_clip_comes_before_log1p() -> None:
     feature = NumericFeature(name="x", kind="numeric", clip=(0, math.e - 1), log1p=True)
-    values = clip_and_log(np.array([-5.0, 0.0, 100.0, np.nan]), feature, str)
+    values = clip_and_log(np.array([-5.0, 0.0, 100.0, np.nan]), feature)
     assert np.allclose(values[:3], [0.0, 0.0, 1.0])
     assert np.isnan(values[3])
 
 
-def test_a_negative_number_before_log1p_is_named_with_the_remedy() -> None:
-    feature = NumericFeature(name="x", kind="numeric", log1p=True)
-    with pytest.raises(DataError, match=r"feature 'x': -5 in row one is below 0.*Add `clip: \[0, \.\.\.\]`"):
-        clip_and_log(np.array([3.0, -5.0]), feature, {1: "row one"}.__getitem__)
+@pytest.mark.parametrize(("clip", "expected"), [((0, None), [0, 0, 100]), ((None, 1), [-5, 0, 1])])
+def test_a_clip_may_leave_an_end_open(clip: tuple[float | None, float | None], expected: list[float]) -> None:
+    feature = NumericFeature(name="x", kind="numeric", clip=clip)
+    assert clip_and_log(np.array([-5.0, 0.0, 100.0]), feature).tolist() == expected
 
 
 @given(FLOATS, st.lists(st.floats(-MAX_FLOAT32, MAX_FLOAT32), min_size=1))

@@ -240,14 +240,14 @@ def test_ray_workers_write_the_bytes_of_one_process(tmp_path: Path) -> None:
     config = prepare(tmp_path, rows_per_partition=3, schema=every_kind_section())
     run(config)
     expected = content_of(config.dataset_dir)
-    seen: list[tuple[str, int, int]] = []
+    seen: list[tuple[Any, ...]] = []
     with RayExecutor(address=None, num_cpus=2) as executor:
-        preprocess(config, executor, lambda what, done, total: seen.append((what, done, total)), overwrite=True)
+        preprocess(config, executor, lambda *call: seen.append(call), overwrite=True)
         assert content_of(config.dataset_dir) == expected
         write_rows(tmp_path / "log.parquet", without("click", 18, 2))
         with pytest.raises(DataError, match=r"task 'click': label 2 in .*log\.parquet, row 19"):
             preprocess(config, executor, overwrite=True)
-    assert seen[:3] == [("partitions read", done, 3) for done in (1, 2, 3)]
+    assert [call[:3] for call in seen[:4]] == [("partitions read", done, 3) for done in range(4)]
 
 
 def test_statistics_come_from_training_rows_only(tmp_path: Path) -> None:
@@ -471,10 +471,14 @@ def test_a_bad_value_of_a_joined_table_names_the_table(tmp_path: Path) -> None:
     fails(tmp_path, DataError, message, schema=schema, tables=[{"path": "users.csv", "key": "user"}])
 
 
-def test_progress_tells_each_finished_partition(tmp_path: Path) -> None:
-    seen: list[tuple[str, int, int]] = []
-    preprocess(prepare(tmp_path), InProcessExecutor(), lambda what, done, total: seen.append((what, done, total)))
-    assert seen == [(what, done, 3) for what in ("partitions read", "shards written") for done in (1, 2, 3)]
+def test_progress_tells_each_finished_partition_and_its_rows(tmp_path: Path) -> None:
+    seen: list[tuple[Any, ...]] = []
+    preprocess(prepare(tmp_path), InProcessExecutor(), lambda *call: seen.append(call))
+    assert seen == [
+        (what, done, 3, num_rows, "rows")
+        for what, counts in (("partitions read", (0, 8, 16, 20)), ("shards written", (0, 14, 17, 20)))
+        for done, num_rows in enumerate(counts)
+    ]
 
 
 def test_the_index_is_what_preprocess_returns(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from pipeline.preprocess import profile
 from pipeline.preprocess.profile import LengthProfile, NumberProfile, ValueProfile, bin_counts, bin_edges
-from pipeline.preprocess.sample import Sample
+from pipeline.preprocess.sample import RowOrder, Sample
 
 NAN = float("nan")
 
 
 def of(values: Any) -> NumberProfile:
-    return NumberProfile.of(np.asarray(values, np.float64), np.arange(len(values)))
+    return NumberProfile.of(np.asarray(values, np.float64), RowOrder.of(np.arange(len(values))))
 
 
 @given(
@@ -32,8 +32,8 @@ def test_parts_merge_to_the_profile_of_the_whole(values: list[float], cuts: list
         patch.setattr(Sample, "max_rows", size)
         merged = NumberProfile()
         for start, stop in zip([0, *bounds], [*bounds, len(values)], strict=True):
-            merged = merged.merge(NumberProfile.of(column[start:stop], rows[start:stop]))
-        whole = NumberProfile.of(column, rows)
+            merged = merged.merge(NumberProfile.of(column[start:stop], RowOrder.of(rows[start:stop])))
+        whole = NumberProfile.of(column, RowOrder.of(rows))
     np.testing.assert_array_equal(merged.sample.hashes, whole.sample.hashes)
     np.testing.assert_array_equal(merged.sample.values, whole.sample.values)
     assert len(whole.sample.values) == min(size, np.sum(~np.isnan(column)))
@@ -96,7 +96,7 @@ def test_an_outlier_does_not_squeeze_the_other_values_into_one_bin() -> None:
 
 
 def test_no_two_rows_have_one_hash() -> None:
-    sample = Sample.of(np.zeros(Sample.max_rows), np.arange(Sample.max_rows))
+    sample = Sample.of(np.zeros(Sample.max_rows), RowOrder.of(np.arange(Sample.max_rows)))
     assert len(np.unique(sample.hashes)) == Sample.max_rows
 
 

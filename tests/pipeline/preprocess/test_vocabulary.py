@@ -1,5 +1,6 @@
 """Which row a value has: vocabularies that only grow, their merge from parts, hashed tables, files that are damaged."""
 
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -134,7 +135,7 @@ def test_features_that_share_a_table_share_its_texts_and_counts() -> None:
     )
     names = found.column("value").to_pylist()
     assert dict(zip(names, found.column("count").to_pylist(), strict=True)) == {"a": 1, "b": 2, "c": 0}
-    assert [[None if place < 0 else names[place] for place in own] for own in places] == [["a", "b", None], ["b", "c"]]
+    assert [[[*names, None][place] for place in own.to_pylist()] for own in places] == [["a", "b", None], ["b", "c"]]
     hashes = np.asarray(found.column("hash"))
     assert (hashes[1:] >= hashes[:-1]).all()
 
@@ -163,6 +164,17 @@ def test_a_saved_vocabulary_is_the_same_again_and_its_digest_is_of_its_beginning
     Vocabulary((*kept.batches, *Vocabulary.of(["z"]).batches)).save(vocabulary_path(tmp_path, "longer"))
     assert digest_vocabulary(tmp_path, "longer", 4) == digest_vocabulary(tmp_path, "x")
     assert digest_vocabulary(tmp_path, "longer") != digest_vocabulary(tmp_path, "x")
+
+
+def test_a_loaded_vocabulary_is_sent_as_its_path(tmp_path: Path) -> None:
+    kept = Vocabulary.of([f"value {number}" for number in range(10_000)])
+    kept.save(tmp_path / "x.arrow")
+    loaded = Vocabulary.load(tmp_path / "x.arrow")
+    sent = pickle.dumps(loaded)
+    assert len(sent) < 1000 < len(pickle.dumps(kept))
+    texts = pa.array(["value 7", "other"])
+    for again in (pickle.loads(sent), pickle.loads(pickle.dumps(kept))):
+        assert again.rows_of(texts).tolist() == kept.rows_of(texts).tolist()
 
 
 def test_a_missing_or_damaged_vocabulary_is_named(tmp_path: Path) -> None:

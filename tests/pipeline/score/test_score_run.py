@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,6 +81,7 @@ def test_the_manifest_tells_the_files_and_what_they_were_made_with(trained: RunC
         "files": [
             {"path": "part-00000.parquet", "rows": len(ranked), "sha256": sha256_of(folder / "part-00000.parquet")}
         ],
+        "newer_values": {},
     }
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.resolved.yaml",
@@ -128,15 +130,18 @@ def test_an_unknown_item_is_ranked_among_the_others(everything: pd.DataFrame) ->
     assert len(everything[everything["user"] == UNKNOWN_USER]) == 12
 
 
-def test_progress_counts_requests(trained: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_counts_requests_and_candidates(
+    trained: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(candidates_module, "CANDIDATES_PER_BLOCK", 50)
-    calls: list[tuple[str, int, int]] = []
+    calls: list[tuple[Any, ...]] = []
     score(changed(trained, tmp_path), progress=lambda *call: calls.append(call))
     done = [call[1] for call in calls]
     assert len(done) > 3
     assert done == sorted(set(done))
-    assert {(call[0], call[2]) for call in calls} == {("requests ranked", NUM_REQUESTS)}
-    assert done[-1] == NUM_REQUESTS
+    assert {(call[0], call[2], call[4]) for call in calls} == {("requests ranked", NUM_REQUESTS, "candidates")}
+    assert (calls[0][1], calls[0][3]) == (0, 0)
+    assert (calls[-1][1], calls[-1][3]) == (NUM_REQUESTS, sum(len(items or ()) for items in ITEMS))
 
 
 # --- what must not matter

@@ -4,7 +4,7 @@ import copy
 import errno
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import build
 from pipeline.errors import ArtifactError, StorageError
+from pipeline.preprocess.config import Compression
 from pipeline.schema import Schema
 from pipeline.shards.assignment import SampleOrder, epoch_blocks, lane_pieces, window_order
 from pipeline.shards.manifest import (
@@ -35,6 +36,7 @@ from pipeline.shards.writer import write_shard
 
 TABLE_ROWS = {"user": 10_000, "tags": 2**31 + 1}
 DATASETS: tuple[tuple[int, ...], ...] = ((1,), (9,), (3, 1, 2), (40, 7, 120, 1), (64, 64), (100, 100, 100))
+COMPRESSED_BATCH = 8
 # By the rows of their shards: the folder and the entries of the index.
 Datasets = dict[tuple[int, ...], tuple[Path, list[ShardEntry]]]
 
@@ -68,11 +70,11 @@ def make_table(first: int, rows: int) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def write_dataset(folder: Path, shard_rows: tuple[int, ...]) -> list[ShardEntry]:
+def write_dataset(folder: Path, shard_rows: tuple[int, ...], compression: Compression = "none") -> list[ShardEntry]:
     """Shards whose keys count through all rows of the split."""
     firsts = np.cumsum((0, *shard_rows))
     return [
-        write_shard(folder / f"train-{place:05d}.arrow", make_table(int(first), rows), "train")
+        write_shard(folder / f"train-{place:05d}.arrow", make_table(int(first), rows), "train", compression)
         for place, (first, rows) in enumerate(zip(firsts, shard_rows, strict=False))
     ]
 
@@ -99,6 +101,23 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Datasets:
     for shard_rows in DATASETS:
         folder = tmp_path_factory.mktemp("dataset")
         written[shard_rows] = (folder, write_dataset(folder, shard_rows))
+    return written
+
+
+@pytest.fixture(scope="module")
+def small_batches() -> Iterator[None]:
+    """Compressed shards have several record batches."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pipeline.shards.writer.ROWS_PER_COMPRESSED_BATCH", COMPRESSED_BATCH)
+        yield
+
+
+@pytest.fixture(scope="module")
+def compressed_datasets(small_batches: None, tmp_path_factory: pytest.TempPathFactory) -> Datasets:
+    written = {}
+    for shard_rows in DATASETS:
+        folder = tmp_path_factory.mktemp("compressed")
+        written[shard_rows] = (folder, write_dataset(folder, shard_rows, "zstd"))
     return written
 
 
@@ -240,6 +259,54 @@ def test_two_readings_of_one_reader_are_the_same(datasets: Datasets) -> None:
     assert first == second
 
 
+# --- compressed shards
+
+
+@settings(max_examples=60)
+@given(orders, epochs, st.integers(0, 3))
+def test_compressed_shards_give_the_batches_of_plain_ones(
+    datasets: Datasets, compressed_datasets: Datasets, order: SampleOrder, epoch: int, first_step: int
+) -> None:
+    plain, compressed = (ShardReader(*one[order.shard_rows], order, 1, 2) for one in (datasets, compressed_datasets))
+    pairs = zip(plain.batches(epoch, first_step), compressed.batches(epoch, first_step), strict=True)
+    assert all(ours.equals(theirs) for ours, theirs in pairs)
+
+
+def test_a_compressed_shard_is_smaller_the_same_bytes_each_time_and_never_whole_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.shards.writer.ROWS_PER_COMPRESSED_BATCH", 256)
+    table = make_table(0, 64 * 256)
+    first, second = (write_shard(tmp_path / name, table, "train", "zstd") for name in ("a.arrow", "b.arrow"))
+    plain = write_shard(tmp_path / "c.arrow", table, "train")
+    assert (first.sha256, first.bytes) == (second.sha256, second.bytes)
+    assert first.bytes < plain.bytes / 2
+
+    order = SampleOrder((table.num_rows,), 4, 32, 64, 4, seed=0)
+    before, most, unpacked = pa.total_allocated_bytes(), [0], []
+    reader = ShardReader(tmp_path, [first], order)
+    shard = reader._shards[0]
+
+    class Watched:
+        """Unpacks record batches and notes which, and how much memory there is then."""
+
+        def __init__(self, real: Any) -> None:
+            self.real = real
+
+        def get_batch(self, number: int) -> pa.RecordBatch:
+            batch = self.real.get_batch(number)
+            unpacked.append(number)
+            most[0] = max(most[0], pa.total_allocated_bytes() - before)
+            return batch
+
+    shard._reader = Watched(shard._reader)
+    assert sorted(key for batch in reader.batches(0) for key in keys_of(batch)) == list(range(table.num_rows))
+    # A block of 64 rows lies in one record batch, unless two lanes share it.
+    assert len(unpacked) <= table.num_rows // 64 + 4
+    # Four windows of 256 rows, and the record batches that one of them is made of.
+    assert most[0] < table.nbytes / 2
+
+
 # --- shards
 
 
@@ -337,26 +404,31 @@ def test_a_shard_is_opened_though_the_storage_falters(
         open_shards(tmp_path, written.shards)
 
 
-def test_a_damaged_shard_is_opened_or_refused_and_never_crashes(tmp_path: Path, written: DatasetIndex) -> None:
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_a_damaged_shard_is_read_or_refused_and_never_crashes(tmp_path: Path, compression: Compression) -> None:
     """The reader trusts no byte of the file's own description, even where the check of its sha256 was skipped."""
-    draw, shard = random.Random(1), written.shards[1]
+    draw, shard = random.Random(1), write_shard(tmp_path / "train-0.arrow", make_table(0, 12), "train", compression)
     content, messages = (tmp_path / shard.path).read_bytes(), []
-    flips = [(place, 1 << bit) for place in range(len(content)) for bit in draw.sample(range(8), 2)]
+    places = range(0, len(content), 1 if compression == "none" else 4)
+    flips = [(place, 1 << bit) for place in places for bit in draw.sample(range(8), 2)]
     for place, bit in flips:
         damaged = bytearray(content)
         damaged[place] ^= bit
         (tmp_path / shard.path).write_bytes(damaged)
         try:
-            open_shards(tmp_path, (shard,))
+            reader = open_shards(tmp_path, (shard,))
+            if compression == "zstd":  # another one is read when it is opened
+                reader._shards[0].slice(0, 12)
         except ArtifactError as error:
             messages.append(str(error))
     assert 100 < len(messages) < len(flips)
     assert all(shard.path in message and "\n" not in message for message in messages)
 
 
+@pytest.mark.parametrize("compression", ["none", "zstd"])
 @pytest.mark.parametrize("kept_fraction", [0.0, 0.1, 0.5, 0.9, 0.99])
-def test_a_truncated_shard_is_not_opened(tmp_path: Path, written: DatasetIndex, kept_fraction: float) -> None:
-    shard = written.shards[1]
+def test_a_truncated_shard_is_not_opened(tmp_path: Path, kept_fraction: float, compression: Compression) -> None:
+    shard = write_shard(tmp_path / "train-0.arrow", make_table(0, 12), "train", compression)
     content = (tmp_path / shard.path).read_bytes()
     (tmp_path / shard.path).write_bytes(content[: int(kept_fraction * len(content))])
     with pytest.raises(ArtifactError, match=f"shard .*{shard.path} cannot be read: "):

@@ -1,5 +1,7 @@
 """Checkpoints: whole or not there, checked before use, and never a way to run code."""
 
+import hashlib
+import json
 import os
 import pickle
 import random
@@ -15,12 +17,12 @@ from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import read_index
 from pipeline.train.checkpoints.checkpoint import (
     MANIFEST_NAME,
-    check_lineage,
     list_checkpoints,
     partial_folder,
     read_manifest,
     remove_partial,
 )
+from pipeline.train.checkpoints.lineage import check_lineage
 from pipeline.train.checkpoints.reader import load_tensors
 from pipeline.train.predictor import Predictor
 from pipeline.train.run import train
@@ -144,6 +146,18 @@ def test_another_schema_is_refused_with_the_difference(trained: tuple[RunConfig,
     features = [f for f in config.data_schema.model_dump(mode="json")["features"] if f["name"] != "price"]
     other = make_config(schema={"features": features}).data_schema
     with pytest.raises(ArtifactError, match="another schema: feature 'price' is gone"):
-        check_lineage(manifest, other, manifest.vocabulary_version, checkpoint, config.dataset_dir)
+        check_lineage(manifest, other, read_index(config.dataset_dir), checkpoint, config.dataset_dir)
+
+
+def test_an_earlier_checkpoint_knows_only_the_dataset_it_was_trained_on(trained: tuple[RunConfig, Path]) -> None:
+    config, checkpoint = trained
+    path = checkpoint / MANIFEST_NAME
+    content = json.loads(path.read_text())
+    del content["numbers"], content["digest"]
+    content["digest"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps(content))
+    manifest, index = read_manifest(checkpoint), read_index(config.dataset_dir)
+    assert check_lineage(manifest, config.data_schema, index, checkpoint, config.dataset_dir) == index.table_rows
+    other = index.model_copy(update={"vocabulary_version": "0" * 64})
     with pytest.raises(ArtifactError, match="was trained with vocabulary"):
-        check_lineage(manifest, config.data_schema, "0" * 64, checkpoint, config.dataset_dir)
+        check_lineage(manifest, config.data_schema, other, checkpoint, config.dataset_dir)

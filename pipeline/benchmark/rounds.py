@@ -1,0 +1,91 @@
+"""The frame of every benchmark: contestants take turns, so that whatever else the machine does falls on all of them."""
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.benchmark.machine import measure_machine
+from pipeline.benchmark.process import Usage, run_measured
+from pipeline.executor import Progress
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A command that works on `num_rows` rows and writes to `folder`, which is not there before each run."""
+
+    name: str
+    versions: dict[str, str]
+    command: tuple[str | Path, ...]
+    folder: Path
+    num_rows: int
+
+
+def take_rounds(
+    contestants: Sequence[Contestant],
+    num_rounds: int,
+    num_threads: int,
+    progress: Progress,
+    check: Callable[[Contestant], None] | None = None,
+) -> list[list[Usage]]:
+    """Runs each contestant once a round, in order, and gives the usages of each; `check` follows its first run.
+
+    Raises:
+        SetupError: a command fails.
+    """
+    usages: list[list[Usage]] = [[] for _ in contestants]
+    total = num_rounds * len(contestants)
+    progress("runs", 0, total, 0, "runs")
+    for place in range(total):
+        round_, turn = divmod(place, len(contestants))
+        contestant = contestants[turn]
+        shutil.rmtree(contestant.folder, ignore_errors=True)
+        os.sync()  # so that nobody's files are written out during the run of another
+        usages[turn].append(run_measured(contestant.command, num_threads))
+        if check and round_ == 0:
+            check(contestant)
+        shutil.rmtree(contestant.folder, ignore_errors=True)
+        progress("runs", place + 1, total, place + 1, "runs")
+    return usages
+
+
+def record(
+    benchmark: str,
+    settings: dict[str, Any],
+    contestants: Sequence[Contestant],
+    usages: Sequence[Sequence[Usage]],
+    num_threads: int,
+    checked: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """All figures of a benchmark as JSON can hold them, with those of the machine, which it measures now."""
+    return {
+        "format": FORMAT,
+        "benchmark": benchmark,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "revision": _revision(),
+        "python": platform.python_version(),
+        "machine": asdict(measure_machine(num_threads)),
+        "num_threads": num_threads,
+        "settings": settings,
+        "checked": checked,
+        "contestants": [
+            {"name": one.name, "versions": one.versions, "num_rows": one.num_rows, "runs": list(map(asdict, own))}
+            for one, own in zip(contestants, usages, strict=True)
+        ],
+    }
+
+
+def _revision() -> str | None:
+    """The commit of this checkout, marked if files were changed; None outside one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

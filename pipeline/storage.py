@@ -1,0 +1,298 @@
+"""Where files lie: a local path, or `s3://bucket/key`. Finding, opening and copying them, and what went wrong in words.
+
+S3 is any store with its interface. The environment says which and who asks, as for other programs: AWS_ENDPOINT_URL_S3
+or AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the role of the machine.
+No message holds any of that. What may pass is tried again on two levels: a request by the client, within a second or
+two, and an action as a whole by `files.retry`.
+"""
+
+import functools
+import glob
+import hashlib
+import os
+import posixpath
+import re
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipeline.errors import ArtifactError, ConfigError, GatehouseError, SetupError, StorageError
+from pipeline.files import AWS_ERROR, ResultT, describe_answer, retry, write_atomically
+
+# It is loaded where it is used: that takes longer than all that the command line does with locations.
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyarrow.fs import FileInfo, S3FileSystem
+
+SCHEME = "s3://"
+REQUEST_ATTEMPTS = 3
+CONNECT_SECONDS = 5
+# Without a byte; the client's own limit of 3 is less than what a busy store may take.
+REQUEST_SECONDS = 30
+# Of one request, and in memory at once.
+COPY_BYTES = 16 << 20
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_REFUSALS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE", "TOKEN", "UNRECOGNIZED_CLIENT", "EXPIRED", "SKEWED")
+
+
+class FileVersion(NamedTuple):
+    """The size of a file, and a text that is another one after the file was written again."""
+
+    num_bytes: int
+    version: str
+
+
+# --- locations
+
+
+def is_remote(location: str) -> bool:
+    return location.startswith(SCHEME)
+
+
+def join(folder: str, name: str) -> str:
+    """`name` as seen from a folder: `name` itself where it is remote or absolute."""
+    if is_remote(name):
+        return name
+    if is_remote(folder) and not os.path.isabs(name):
+        return SCHEME + posixpath.normpath(f"{folder.removeprefix(SCHEME)}/{name}")
+    return str(Path(folder) / name)
+
+
+def name_of(location: str) -> str:
+    """The last part of a location."""
+    return posixpath.basename(location.rstrip("/"))
+
+
+def _key(location: str) -> str:
+    """`bucket/key`, as pyarrow takes it."""
+    path = posixpath.normpath(location.removeprefix(SCHEME))
+    if not _BUCKET.fullmatch(path.partition("/")[0]):
+        # It is not shown: what some programs accept there is s3://KEY:SECRET@bucket.
+        raise ConfigError(
+            f"a location starts with {SCHEME}, and what follows is not the name of a bucket",
+            f"write {SCHEME}bucket/folder; credentials belong into the environment",
+        )
+    return path
+
+
+# --- finding
+
+
+def exists(location: str) -> bool:
+    """Whether there is a file."""
+    return bool(_info(location).is_file) if is_remote(location) else Path(location).is_file()
+
+
+def is_folder(location: str) -> bool:
+    return _info(location).type.name == "Directory" if is_remote(location) else Path(location).is_dir()
+
+
+def find_files(location: str) -> list[str]:
+    """The file itself, or the files that lie directly in a folder, or those that a glob matches; in order."""
+    if is_remote(location):
+        return _find_remote(location)
+    path = Path(location)
+    if path.is_file():
+        return [location]
+    found = path.iterdir() if path.is_dir() else map(Path, glob.glob(location, recursive=True))
+    return sorted(str(file) for file in found if file.is_file())
+
+
+def _find_remote(location: str) -> list[str]:
+    if exists(location):
+        return [location]
+    parts = _key(location).split("/")
+    if is_folder(location):
+        return _list(location, is_recursive=False)
+    num_plain = next((place for place, part in enumerate(parts) if glob.has_magic(part)), None)
+    if num_plain is None:
+        return []
+    below = _list(SCHEME + "/".join(parts[:num_plain]), is_recursive=True)
+    return [file for file in below if _matches(_key(file).split("/"), parts)]
+
+
+def _list(folder: str, *, is_recursive: bool) -> list[str]:
+    from pyarrow.fs import FileSelector
+
+    selector = FileSelector(_key(folder), allow_not_found=True, recursive=is_recursive)
+    found: list[FileInfo] = attempt(lambda: _client().get_file_info(selector), folder)
+    return sorted(SCHEME + info.path for info in found if info.is_file)
+
+
+def _matches(parts: list[str], pattern: list[str]) -> bool:
+    """Whether the parts of a path match those of a glob, in which `**` is any number of parts, as the disk's does."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**" and _matches(parts, pattern[1:]):
+        return True
+    if not parts or not fnmatchcase(parts[0], pattern[0]) or parts[0].startswith(".") > pattern[0].startswith("."):
+        return False
+    return _matches(parts[1:], pattern if pattern[0] == "**" else pattern[1:])
+
+
+def _info(location: str) -> "FileInfo":
+    return attempt(lambda: _client().get_file_info(_key(location)), location)
+
+
+def describe(location: str) -> FileVersion:
+    """The size and version of a file: of a local one its time of change, of a remote one its ETag and that time.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    if not is_remote(location):
+        found = attempt(lambda: os.stat(location), location)
+        return FileVersion(found.st_size, str(found.st_mtime_ns))
+
+    def ask() -> FileVersion:
+        with _client().open_input_file(_key(location)) as file:
+            about = {name: value.decode() for name, value in file.metadata().items()}
+            return FileVersion(file.size(), f"{about.get('ETag', '')} {about.get('Last-Modified', '')}")
+
+    return attempt(ask, location)
+
+
+# --- reading and writing
+
+
+def open_file(location: str) -> "pa.NativeFile":
+    """A file at random access. Reading from it can fail too: open it inside the action that `attempt` is given."""
+    import pyarrow as pa
+
+    return _client().open_input_file(_key(location)) if is_remote(location) else pa.OSFile(location, "rb")
+
+
+def map_file(location: str) -> "pa.NativeFile":
+    """As `open_file`, of a local file without copying what is read."""
+    import pyarrow as pa
+
+    return open_file(location) if is_remote(location) else pa.memory_map(location)
+
+
+def read_bytes(location: str) -> bytes:
+    """All of a small file."""
+
+    def read() -> bytes:
+        with open_file(location) as file:
+            content: bytes = file.read()
+            return content
+
+    return attempt(read, location)
+
+
+def upload(path: Path, location: str) -> None:
+    """Copies a local file to a remote location. It is there whole, or as it was before."""
+
+    def copy() -> None:
+        with map_file(str(path)) as source, _client().open_output_stream(_key(location), compression=None) as sink:
+            # At once: an exception between two writes would close the file, and it would be there without its end.
+            sink.write(source.read_buffer())
+
+    attempt(copy, location)
+
+
+def download(location: str, path: Path, sha256: str | None = None, num_bytes: int | None = None) -> None:
+    """Copies a remote file to a local path, atomically, if its content has the expected sha256.
+
+    `num_bytes`, about how large it will be, is for the message of a full disk.
+
+    Raises:
+        ArtifactError: it has another.
+        OSError: there is no such file.
+    """
+
+    def copy(temporary: Path) -> None:
+        digest = hashlib.sha256()
+        with open_file(location) as source, open(temporary, "wb") as sink:
+            while chunk := source.read(COPY_BYTES):
+                digest.update(chunk)
+                sink.write(chunk)
+        if sha256 not in (None, digest.hexdigest()):
+            raise ArtifactError(
+                f"{location} is damaged: sha256 {digest.hexdigest()[:12]}, expected {str(sha256)[:12]}",
+                "restore the file or run `preprocess` again",
+            )
+
+    attempt(lambda: write_atomically(path, copy, num_bytes), location)
+
+
+def remove(location: str) -> None:
+    """Removes a remote file, if it is there."""
+    if exists(location):
+        attempt(lambda: _client().delete_file(_key(location)), location)
+
+
+# --- what can go wrong
+
+
+def attempt(action: Callable[[], ResultT], location: str) -> ResultT:
+    """`files.retry` of an action on a local or remote location.
+
+    Raises:
+        StorageError: it failed too often in a row, or there is no such bucket, or the store cannot be used.
+        SetupError: the store lets nobody in with these credentials.
+        OSError: any other, such as that there is no such file.
+    """
+    try:
+        return retry(action, location)
+    except OSError as error:
+        explained = _explain(error, location) if is_remote(location) else None
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def check_bucket(location: str) -> None:
+    """Raises a StorageError when a remote location lies in a bucket that is not there: a file's own error hides it."""
+    if is_remote(location):
+        bucket = SCHEME + _key(location).partition("/")[0]
+        if not is_folder(bucket):
+            raise _no_bucket(bucket)
+
+
+def _no_bucket(location: str) -> StorageError:
+    bucket = _key(location).partition("/")[0]
+    return StorageError(f"there is no bucket {bucket!r}", "correct the location, AWS_ENDPOINT_URL or AWS_REGION")
+
+
+def _explain(error: OSError, location: str) -> GatehouseError | None:
+    """What the store's answer means; None where `error` is no answer of a store."""
+    answer = AWS_ERROR.search(str(error))
+    if answer is None:
+        return None
+    reason = describe_answer(answer)
+    if answer["kind"] == "NO_SUCH_BUCKET":
+        return _no_bucket(location)
+    if any(refusal in answer["kind"] for refusal in _REFUSALS):
+        return SetupError(
+            f"{location} cannot be used with these credentials: {reason}",
+            "correct AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE, or ask for the "
+            "right to read, write and list there",
+        )
+    return StorageError(
+        f"{location} cannot be used: {reason}", "correct the location, AWS_ENDPOINT_URL, AWS_REGION or the credentials"
+    )
+
+
+def _client() -> "S3FileSystem":
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return _connect(endpoint, REQUEST_ATTEMPTS)
+
+
+@functools.cache
+def _connect(endpoint: str | None, attempts: int) -> "S3FileSystem":
+    """One client per process; it finds region and credentials by itself."""
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+
+    options: dict[str, Any] = {"endpoint_override": endpoint} if endpoint else {}
+    return S3FileSystem(
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=attempts),
+        connect_timeout=CONNECT_SECONDS,
+        request_timeout=REQUEST_SECONDS,
+        # Small files then take one request, and large ones no more memory than a few parts.
+        allow_delayed_open=True,
+        background_writes=False,
+        **options,
+    )

@@ -1,0 +1,53 @@
+"""`gatehouse benchmark`: the whole measurement on a small log, and wrong options."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_mistakes import gatehouse
+
+
+def test_preprocessing_is_measured_and_recorded(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    work, out = tmp_path / "work", tmp_path / "speed.jsonl"
+    arguments = ("benchmark", "preprocess", "--rows", "20000", "--rounds", "2", "--threads", "1")
+    code, error = gatehouse(monkeypatch, capsys, *arguments, "--work", str(work), "--out", str(out))
+    assert (code, error) == (0, "")
+    (found,) = map(json.loads, out.read_text().splitlines())
+    assert found["checked"]["rows"] == {"train": 16_000, "validation": 2_000, "test": 2_000}
+    assert found["machine"]["copy_bytes_per_second"] > 0
+    (ours,) = found["contestants"]
+    assert ours["versions"]["pyarrow"]
+    assert len(ours["runs"]) == 2
+    assert all(value > 0 for run in ours["runs"] for name, value in run.items() if name != "other_cpu_seconds")
+    assert "## preprocess" in out.with_suffix(".md").read_text()
+    assert not (work / "gatehouse" / "out").exists()
+
+
+def test_growth_is_measured_drawn_and_recorded(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    work = tmp_path / "work"
+    arguments = ("benchmark", "preprocess", "--growth", "--rows", "5000", "--rounds", "1", "--work", str(work))
+    code, error = gatehouse(monkeypatch, capsys, *arguments)
+    assert (code, error) == (0, "")
+    (found,) = map(json.loads, (work / "results.jsonl").read_text().splitlines())
+    names = [point["name"] for point in found["contestants"]]
+    assert names == ["1,000 rows", "5,000 rows", "20,000 rows", "10 values", "1,000 values", "10,000 values"]
+    assert [point["num_rows"] for point in found["contestants"]] == [1_000, 5_000, 20_000, 12_500, 12_500, 12_500]
+    assert (work / "results.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--rows", "10"), "--rows is 10. Give at least 1,000."),
+        (("--rounds", "0"), "--rounds is 0. Give at least 1."),
+        (("--threads", "0"), "--threads is 0. Give a number from 1 to the "),
+        (("--out", "speed.md"), "--out is speed.md. Give a file that ends in .jsonl"),
+        (("--growth", "--peers"), "--growth measures Gatehouse alone. Leave --peers out, or --growth."),
+    ],
+)
+def test_a_wrong_option_is_one_line(arguments: tuple[str, ...], said: str, monkeypatch: Any, capsys: Any) -> None:
+    code, error = gatehouse(monkeypatch, capsys, "benchmark", "preprocess", *arguments)
+    assert code == 2
+    assert error.startswith(f"error: {said}")
+    assert error.count("\n") == 1
