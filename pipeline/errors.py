@@ -3,10 +3,10 @@
 GatehouseError
 |-- UsageError       2    the command line, or a run folder that already holds something
 |-- ConfigError      2    the configuration, alone or against what it points at
-|-- SetupError       2    the installed packages do not fit together
+|-- SetupError       2    the installed packages do not fit together, or a store refuses the credentials
 |-- DataError        3    a raw log, a table, or a value in them
 |-- ArtifactError    3    something Gatehouse wrote: a dataset, a vocabulary, a checkpoint, a report
-|-- StorageError     3    a disk or a file system that is full or does not answer
+|-- StorageError     3    a disk, a file system or a store that is full or does not answer
 |-- TrainingError    3    a loss that is no number, a rank that does not answer
 `-- StoppedError   143    SIGTERM or a preemption, after a checkpoint
 """

@@ -29,7 +29,10 @@ _PASSING_ERRORS = {
     errno.EINTR, errno.EIO, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH, errno.ESTALE, errno.ETIMEDOUT,
 }  # fmt: skip
 # How pyarrow tells what a store with the interface of S3 answered: no class of its own, no errno.
-AWS_ERROR = re.compile(r"AWS Error (UNKNOWN \()?(?P<kind>\w+|HTTP status \d+)\)? during (?P<operation>\w+) operation: ")
+AWS_ERROR = re.compile(
+    r"AWS Error (UNKNOWN \()?(?P<kind>\w+|HTTP status \d+)\)? during (?P<operation>\w+) operation: "
+    r"(curlCode: \d+, (?P<network>[^;]+))?"
+)
 # No answer, too many requests, and errors of the store itself. As the last ones pyarrow also tells any refusal of a
 # range of bytes.
 _PASSING_ANSWER = re.compile(
@@ -56,14 +59,10 @@ def retry(action: Callable[[], ResultT], path: str | Path) -> ResultT:
             if not (_PASSING_ANSWER.search(answer["kind"]) if answer else error.errno in _PASSING_ERRORS):
                 raise
             if failures == MAX_FAILURES:
-                checked = (
-                    "network, and the store that AWS_ENDPOINT_URL names,"
-                    if answer
-                    else "disk or the network file system,"
-                )
+                checked = "network and AWS_ENDPOINT_URL" if answer else "disk or the network file system"
                 raise StorageError(
                     f"the storage under {path} failed {failures} times in a row: {_reason(error)}",
-                    f"check the {checked} then run the same command again",
+                    f"check the {checked}, then run the same command again",
                 ) from error
         time.sleep(FIRST_WAIT_SECONDS * 2 ** (failures - 1))
     raise AssertionError("unreachable")
@@ -95,7 +94,8 @@ def _reason(error: OSError) -> str:
 def describe_answer(answer: re.Match[str]) -> str:
     """The kind of a store's answer. Its own words are left out: they can hold what a log should not."""
     kind = answer["kind"] if " " in answer["kind"] else answer["kind"].replace("_", " ").lower()
-    return f"{kind} during {answer['operation']}"
+    network = f" ({answer['network']})" if answer["network"] else ""
+    return f"{kind} during {answer['operation']}{network}"
 
 
 def _free_bytes(path: Path) -> int:

@@ -1,9 +1,9 @@
 """Where files lie: a local path, or `s3://bucket/key`. Finding, opening and copying them, and what went wrong in words.
 
 S3 is any store with its interface. The environment says which and who asks, as for other programs: AWS_ENDPOINT_URL_S3
-or AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the role of the machine.
-No message holds any of that. What may pass is tried again on two levels: a request by the client, within a second or
-two, and an action as a whole by `files.retry`.
+or AWS_ENDPOINT_URL, AWS_CA_BUNDLE, AWS_REGION; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the role of
+the machine. No message holds any of that. What may pass is tried again on two levels: a request by the client, within a
+second or two, and an action as a whole by `files.retry`.
 """
 
 import functools
@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import ArtifactError, ConfigError, GatehouseError, SetupError, StorageError
 from pipeline.files import AWS_ERROR, ResultT, describe_answer, retry, write_atomically
@@ -278,21 +278,21 @@ def _explain(error: OSError, location: str) -> GatehouseError | None:
 
 def _client() -> "S3FileSystem":
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return _connect(endpoint, REQUEST_ATTEMPTS)
+    return _connect(endpoint, os.environ.get("AWS_CA_BUNDLE"), REQUEST_ATTEMPTS)
 
 
 @functools.cache
-def _connect(endpoint: str | None, attempts: int) -> "S3FileSystem":
-    """One client per process; it finds region and credentials by itself."""
+def _connect(endpoint: str | None, ca_file: str | None, attempts: int) -> "S3FileSystem":
+    """One client per process. It reads the environment by itself, but for these two."""
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
-    options: dict[str, Any] = {"endpoint_override": endpoint} if endpoint else {}
     return S3FileSystem(
+        endpoint_override=endpoint,
+        tls_ca_file_path=ca_file,
         retry_strategy=AwsStandardS3RetryStrategy(max_attempts=attempts),
         connect_timeout=CONNECT_SECONDS,
         request_timeout=REQUEST_SECONDS,
         # Small files then take one request, and large ones no more memory than a few parts.
         allow_delayed_open=True,
         background_writes=False,
-        **options,
     )

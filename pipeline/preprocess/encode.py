@@ -1,19 +1,22 @@
 """The second pass: staged rows to encoded rows, as many in each shard as the configuration asks for."""
 
+import base64
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.files import retry, write_json
 from pipeline.preprocess.keys import to_key
 from pipeline.preprocess.stage import NUMBER_PREFIX, StagedPart, map_batches, text_tables, write_staged
-from pipeline.preprocess.survey import Counts
+from pipeline.preprocess.survey import Counts, dump_counts, load_counts
 from pipeline.preprocess.transform import FittedTransform
 from pipeline.schema import NULL_ROW, UNSEEN_ROW, BucketedFeature, WeightedMultiValuedFeature
 from pipeline.shards.manifest import (
@@ -49,11 +52,26 @@ class ShardPlan(NamedTuple):
 
 @dataclass
 class Written:
-    """A shard, how many values in it were unseen in training, and its first and last time."""
+    """A shard, how many values in it were unseen in training, and its first and last time (an Arrow array of two)."""
 
     shard: ShardEntry
     counts: Counts = field(default_factory=Counter)
-    times: list[pa.Scalar] = field(default_factory=list)
+    times: pa.Array | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        times = None
+        if self.times is not None:
+            batch = pa.record_batch([self.times], ["time"])
+            times = base64.b64encode(batch.schema.serialize().to_pybytes() + batch.serialize().to_pybytes()).decode()
+        return {"shard": self.shard.model_dump(mode="json"), "counts": dump_counts(self.counts), "times": times}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Written":
+        times = None
+        if content["times"] is not None:
+            with pa.ipc.open_stream(base64.b64decode(content["times"])) as reader:
+                times = reader.read_next_batch().column(0)
+        return cls(ShardEntry.model_validate(content["shard"]), load_counts(content["counts"]), times)
 
 
 def plan_shards(
@@ -113,7 +131,10 @@ def look_up_part(fitted: FittedTransform, folder: Path, number: int) -> None:
 def write_planned(
     fitted: FittedTransform, key_types: dict[str, pa.DataType], folder: Path, writer: ShardWriter, plan: ShardPlan
 ) -> Written:
-    """Encodes the rows of one shard and writes it."""
+    """Encodes the rows of one shard and writes it, unless an earlier attempt has."""
+    done = folder / f"{plan.name}.json"
+    if done.exists() and (writer.folder / plan.name).exists():
+        return Written.from_json(json.loads(retry(done.read_bytes, done)))
     tables = [_encode(fitted, key_types, StagedPart(folder, piece.number), piece) for piece in plan.pieces]
     encoded = pa.concat_tables(tables).combine_chunks()
     if plan.shuffle_seed is not None:
@@ -122,12 +143,13 @@ def write_planned(
     written = Written(writer.write(plan.name, encoded, plan.split))
     if "time" in key_types:
         ends = pc.min_max(encoded.column(KEY_PREFIX + "time"))
-        written.times = [ends[end] for end in ("min", "max") if ends[end].is_valid]
+        written.times = pa.array([ends["min"], ends["max"]], key_types["time"])
     for feature in fitted.schema.sparse_features:
         ids = encoded.column(SPARSE_PREFIX + feature.name)
         ids = pc.list_flatten(ids) if pa.types.is_list(ids.type) else ids
         unseen = int(np.sum(np.asarray(ids) == UNSEEN_ROW))
         written.counts["features", feature.name, "unseen", plan.split] = unseen
+    write_json(done, written.to_json())
     return written
 
 

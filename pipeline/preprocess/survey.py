@@ -74,7 +74,7 @@ class Survey:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "counts": [[SEPARATOR.join(path), count] for path, count in self.counts.items()],
+            "counts": dump_counts(self.counts),
             "numbers": {name: profile.to_json() for name, profile in self.numbers.items()},
             "lengths": {name: lengths.counts.tolist() for name, lengths in self.lengths.items()},
             "samples": {name: sample.to_text() for name, sample in self.samples.items()},
@@ -89,7 +89,7 @@ class Survey:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Survey":
         return cls(
-            Counter({tuple(path.split(SEPARATOR)): count for path, count in content["counts"]}),
+            load_counts(content["counts"]),
             {name: NumberProfile.from_json(values) for name, values in content["numbers"].items()},
             {name: LengthProfile(np.array(counts)) for name, counts in content["lengths"].items()},
             {name: QuantileSample.from_text(text) for name, text in content["samples"].items()},
@@ -100,6 +100,14 @@ class Survey:
             Counter(content["num_keys"]),
             Quarantine(**content["quarantine"]),
         )
+
+
+def dump_counts(counts: Counts) -> list[list[Any]]:
+    return [[SEPARATOR.join(path), count] for path, count in counts.items()]
+
+
+def load_counts(content: list[list[Any]]) -> Counts:
+    return Counter({tuple(path.split(SEPARATOR)): count for path, count in content})
 
 
 def _dump_moments(moments: Moments) -> list[float] | None:

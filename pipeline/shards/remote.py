@@ -14,6 +14,7 @@ A file in the local folder, `.copy_of`, says of which place it is a copy; a data
 import fcntl
 import shutil
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
@@ -51,22 +52,32 @@ def is_complete(dataset_dir: Path, remote: str | None) -> bool:
 # --- publishing
 
 
-def begin_publishing(dataset_dir: Path, remote: str | None) -> None:
-    """Removes an earlier dataset from the store, the index first, and notes what the folder becomes a copy of."""
+def begin_publishing(dataset_dir: Path, remote: str | None, *, goes_on: bool) -> None:
+    """Removes an earlier dataset from the store, the index first, and notes what the folder becomes a copy of.
+
+    An attempt that goes on where another one stopped keeps what that one has uploaded.
+    """
     if remote is None:
         (dataset_dir / COPY_OF_NAME).unlink(missing_ok=True)
         return
     storage.remove(storage.join(remote, INDEX_NAME))
-    for pattern in (*SHARD_PATTERNS, *SIDE_PATTERNS, f"{VOCABULARIES_FOLDER}/*"):
-        for file in storage.find_files(storage.join(remote, pattern)):
-            storage.remove(file)
+    if goes_on:
+        return
+    patterns = (*SHARD_PATTERNS, *SIDE_PATTERNS)
+    ours = [file for file in storage.find_files(remote) if any(fnmatch(storage.name_of(file), one) for one in patterns)]
+    for file in [*ours, *storage.find_files(storage.join(remote, VOCABULARIES_FOLDER))]:
+        storage.remove(file)
     write_text(dataset_dir / COPY_OF_NAME, remote)
 
 
 def publish(dataset_dir: Path, remote: str | None) -> None:
-    """Uploads what lies beside the shards, which are there already, and the index last."""
+    """Uploads the shards that are not there yet, then what lies beside them, and the index last."""
     if remote is None:
         return
+    there = set(storage.find_files(remote))
+    for shard in read_index(dataset_dir).shards:
+        if storage.join(remote, shard.path) not in there:
+            storage.upload(dataset_dir / shard.path, storage.join(remote, shard.path))
     for path in [*_glob(dataset_dir, *SIDE_PATTERNS, f"{VOCABULARIES_FOLDER}/*"), dataset_dir / INDEX_NAME]:
         storage.upload(path, storage.join(remote, path.relative_to(dataset_dir).as_posix()))
 
@@ -98,7 +109,7 @@ def fetch_index(dataset_dir: Path, remote: str | None) -> DatasetIndex:
     if path.exists() and retry(path.read_bytes, path) == content:
         return read_index(dataset_dir)
     _fetch_side_files(dataset_dir, remote)
-    write_text(path, content.decode())
+    write_text(path, content.decode(errors="replace"))
     index = read_index(dataset_dir)
     listed = {shard.path for shard in index.shards}
     for path in _glob(dataset_dir, *SHARD_PATTERNS):

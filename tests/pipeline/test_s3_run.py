@@ -15,10 +15,11 @@ from pipeline.errors import DataError, StorageError, UsageError
 from pipeline.evaluate.run import REPORT_JSON, evaluate
 from pipeline.executor import InProcessExecutor
 from pipeline.files import sha256_of
-from pipeline.preprocess.run import STAGING_FOLDER, preprocess
+from pipeline.preprocess.restart import STAGING_FOLDER
+from pipeline.preprocess.run import preprocess
 from pipeline.run_config import RunConfig
 from pipeline.score.run import score
-from pipeline.shards.manifest import INDEX_NAME, STATISTICS_NAME
+from pipeline.shards.manifest import INDEX_NAME, STATISTICS_NAME, read_index
 from pipeline.shards.remote import COPY_OF_NAME
 from pipeline.train.run import train
 from pipeline.train.tables.placement import Hardware
@@ -113,10 +114,17 @@ def test_a_dataset_that_was_not_uploaded_whole_does_not_exist_and_the_next_attem
     with pytest.raises(StorageError):
         preprocess(config, InProcessExecutor())
     assert staged == {path: path.stat().st_mtime_ns for path in staged}
+    shards = [shard.path for shard in read_index(config.dataset_dir).shards]
+    storage.remove(f"{config.dataset}/{shards[0]}")
     preprocess(config, InProcessExecutor())
+    found = {storage.name_of(file) for file in storage.find_files(config.dataset)}
+    assert found >= {*shards, INDEX_NAME}
     assert storage.exists(f"{config.dataset}/{INDEX_NAME}")
     assert not (config.dataset_dir / STAGING_FOLDER).exists()
-    with pytest.raises(UsageError, match="holds a complete dataset"):
+    with pytest.raises(UsageError, match=rf"^{config.dataset} holds a complete dataset"):
+        preprocess(config, InProcessExecutor())
+    storage.remove(f"{config.dataset}/{INDEX_NAME}")
+    with pytest.raises(UsageError, match=rf"^{config.dataset_dir} holds a complete dataset"):
         preprocess(config, InProcessExecutor())
 
 

@@ -29,7 +29,8 @@ from pipeline.preprocess import join_rows, join_staging
 from pipeline.preprocess.config import TableConfig
 from pipeline.preprocess.join import join_tables, open_tables, plan_columns
 from pipeline.preprocess.join_staging import RANGES_NAME, stage_table
-from pipeline.preprocess.run import STAGING_FOLDER, preprocess
+from pipeline.preprocess.restart import STAGING_FOLDER
+from pipeline.preprocess.run import preprocess
 from pipeline.run_config import RunConfig
 
 FORMS = ["memory", "staged"]

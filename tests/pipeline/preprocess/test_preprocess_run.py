@@ -27,7 +27,9 @@ from pipeline.preprocess.log import RawLog
 from pipeline.preprocess.run import preprocess
 from pipeline.preprocess.transform import FittedTransform
 from pipeline.run_config import RunConfig
+from pipeline.shards.assignment import SampleOrder
 from pipeline.shards.manifest import SPLITS, DatasetIndex, read_index, verify_shards
+from pipeline.shards.reader import ShardReader
 from pipeline.shards.vocabularies import digest_vocabulary
 
 
@@ -220,6 +222,23 @@ def times_of(config: RunConfig, index: DatasetIndex) -> list[list[int]]:
 def test_shards_are_equal_within_a_row_and_in_the_order_of_the_log(tmp_path: Path) -> None:
     config = prepare(tmp_path, rows_per_partition=3, rows_per_shard=5)
     assert times_of(config, run(config)) == [[0, 1, 2, 3], [4, 5, 6, 7, 8], [9, 10, 11, 12, 13]]
+
+
+def test_compressed_shards_hold_the_same_rows_and_the_dataset_can_be_kept_in_another_folder(tmp_path: Path) -> None:
+    plain = run(prepare(tmp_path / "plain", rows_per_shard=8))
+    config = prepare(tmp_path / "zstd", rows_per_shard=8, compression="zstd")
+    config = config.model_copy(update={"dataset": str(tmp_path / "elsewhere")})
+    index = run(config)
+    assert config.dataset_dir == tmp_path / "elsewhere"
+    verify_shards(tmp_path / "elsewhere", list(index.shards))
+    assert not (config.workspace_dir / "dataset").exists()
+    for split in SPLITS:
+        expected = read_split(prepare(tmp_path / "plain"), plain, split)
+        assert read_split(config, index, split).equals(expected)
+        shards = index.of_split(split)
+        order = SampleOrder(tuple(shard.rows for shard in shards), 1, 8, 4, 1, 0, shuffle=False)
+        batches = list(ShardReader(config.dataset_dir, shards, order).batches(0))
+        assert pa.concat_tables(batches).equals(expected)
 
 
 def test_shuffled_shards_hold_rows_of_every_partition_the_same_ones_each_time(tmp_path: Path) -> None:

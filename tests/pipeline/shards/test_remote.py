@@ -38,7 +38,7 @@ def remote(original: Path, bucket: str, store: Store) -> str:
 
 
 def publish_all(folder: Path, location: str) -> None:
-    begin_publishing(folder, location)
+    begin_publishing(folder, location, goes_on=False)
     for path in folder.glob("*.arrow"):
         storage.upload(path, storage.join(location, path.name))
     publish(folder, location)
