@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jobs.options import Checkpoint, ConfigPath, Overrides, load
 from jobs.terminal import print_alarms, print_report, screen
+from pipeline.lock import locked
 
 
 def main(config: ConfigPath, set_: Overrides = None, checkpoint: Checkpoint = None) -> None:
@@ -12,7 +13,7 @@ def main(config: ConfigPath, set_: Overrides = None, checkpoint: Checkpoint = No
     from pipeline.evaluate.run import REPORT_HTML, evaluate
     from pipeline.shards.manifest import read_index, unlisted_shards
 
-    with screen() as shown:
+    with locked(run_config.workspace_dir, "evaluate"), screen() as shown:
         report = evaluate(
             run_config, checkpoint=Path(checkpoint) if checkpoint else None, progress=shown.start_stage("evaluate")
         )

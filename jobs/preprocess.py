@@ -2,6 +2,7 @@
 
 from jobs.options import ConfigPath, Overrides, Overwrite, executor_of, load
 from jobs.terminal import print_alarms, screen
+from pipeline.lock import locked
 
 
 def main(config: ConfigPath, set_: Overrides = None, overwrite: Overwrite = False) -> None:
@@ -10,7 +11,7 @@ def main(config: ConfigPath, set_: Overrides = None, overwrite: Overwrite = Fals
     from pipeline.preprocess.run import preprocess
     from pipeline.preprocess.statistics import read_statistics
 
-    with executor_of(run_config) as executor, screen() as shown:
+    with locked(run_config.workspace_dir, "preprocess"), executor_of(run_config) as executor, screen() as shown:
         index = preprocess(run_config, executor, shown.start_stage("preprocess"), overwrite=overwrite)
     rows = ", ".join(f"{index.num_rows(split):,} {split}" for split in ("train", "validation", "test"))
     statistics = read_statistics(run_config.dataset_dir)

@@ -2,6 +2,7 @@
 
 from jobs.options import ConfigPath, Fallback, Overrides, Overwrite, Resume, executor_of, load
 from jobs.terminal import print_report, screen
+from pipeline.lock import locked
 
 
 def main(
@@ -16,7 +17,7 @@ def main(
     from pipeline.evaluate.run import REPORT_HTML
     from pipeline.run import run
 
-    with executor_of(run_config) as executor, screen() as shown:
+    with locked(run_config.workspace_dir, "run"), executor_of(run_config) as executor, screen() as shown:
         report = run(run_config, executor, shown.start_stage, resume=resume, overwrite=overwrite, fallback=fallback)
     print_report(report)
     print(f"report: {run_config.report_dir / REPORT_HTML}")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jobs.options import Checkpoint, ConfigPath, Overrides, Overwrite, load
 from jobs.terminal import print_alarms, screen
+from pipeline.lock import locked
 
 
 def main(
@@ -13,7 +14,7 @@ def main(
     run_config = load(config, set_)
     from pipeline.score.run import describe_ranking, score
 
-    with screen() as shown:
+    with locked(run_config.workspace_dir, "score"), screen() as shown:
         folder = score(
             run_config,
             checkpoint=Path(checkpoint) if checkpoint else None,

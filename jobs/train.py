@@ -2,6 +2,7 @@
 
 from jobs.options import ConfigPath, Fallback, Overrides, Overwrite, Resume, executor_of, load
 from jobs.terminal import print_alarms, screen
+from pipeline.lock import locked
 
 
 def main(
@@ -18,7 +19,7 @@ def main(
     from pipeline.train.run import train
     from pipeline.train.telemetry import read_inspections
 
-    with executor_of(run_config), screen() as shown:
+    with locked(run_config.workspace_dir, "train"), executor_of(run_config), screen() as shown:
         best = train(
             run_config, resume=resume, overwrite=overwrite, fallback=fallback, progress=shown.start_stage("train")
         )

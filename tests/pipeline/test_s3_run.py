@@ -117,7 +117,7 @@ def test_a_dataset_that_was_not_uploaded_whole_does_not_exist_and_the_next_attem
     shards = [shard.path for shard in read_index(config.dataset_dir).shards]
     storage.remove(f"{config.dataset}/{shards[0]}")
     preprocess(config, InProcessExecutor())
-    found = {storage.name_of(file) for file in storage.find_files(config.dataset)}
+    found = {storage.name_of(file) for file in storage.find_files(f"{config.dataset}")}
     assert found >= {*shards, INDEX_NAME}
     assert storage.exists(f"{config.dataset}/{INDEX_NAME}")
     assert not (config.dataset_dir / STAGING_FOLDER).exists()
