@@ -15,7 +15,7 @@ PACKAGES = ("jobs", "pipeline", "models")
 ORDER = (
     ("errors",),
     ("files",),
-    ("config", "storage"),
+    ("config", "storage", "lock"),
     ("schema", "executor"),
     ("preprocess.config", "train.config"),
     ("evaluate.config", "score.config", "export.config"),
