@@ -22,7 +22,7 @@ from pipeline.errors import ArtifactError
 from pipeline.evaluate.run import evaluate
 from pipeline.executor import InProcessExecutor
 from pipeline.files import sha256_of
-from pipeline.preprocess import run as preprocess_run
+from pipeline.preprocess import fitting
 from pipeline.preprocess.distinct import write_vocabulary
 from pipeline.preprocess.run import preprocess
 from pipeline.preprocess.statistics import read_statistics
@@ -81,7 +81,7 @@ def days(demo_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
     first = make("first", "log/day-0[123].parquet", 8)
     grown = make("grown", "log/day-0[45].parquet", 10, first.dataset_dir)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preprocess_run, "write_vocabulary", write_no_new_value)
+        patch.setattr(fitting, "write_vocabulary", write_no_new_value)
         as_served = make("as served", "log/day-0[45].parquet", 10, first.dataset_dir)
     return Days(first, train(first), grown, as_served)
 
