@@ -162,12 +162,14 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """The summary of an evaluation: a short table, one row per measured task."""
+    """The summary of an evaluation: a short table with a row per measured task, and a sentence on each."""
     from pipeline.evaluate.report import summary_rows
     from pipeline.train.checkpoints.lineage import describe_newer_values
 
     headers, rows = summary_rows(report)
     print_table(headers, rows)
+    for sentence in report["summary"]:
+        print(sentence)
     print_alarms(report["alarms"])
     print_alarms(describe_newer_values(report["newer_values"]))
 

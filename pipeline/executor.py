@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+State = TypeVar("State")
 
 # What is counted, how many are done and how many there are; and how many rows, or another unit, are in those done.
 # The first call of a phase comes before its work: speed is measured from there.
@@ -36,6 +37,15 @@ class Executor(Protocol):
         """
         ...
 
+    def map_with(
+        self, make: Callable[[], State], function: Callable[[State, Item], Result], items: Iterable[Item]
+    ) -> Iterator[Result]:
+        """The same of `function(state, item)`, where each worker makes a state once, with its first item, and keeps it.
+
+        For what is slow to load, such as a model. The state never leaves its worker, which does one item at a time.
+        """
+        ...
+
 
 class InProcessExecutor:
     """In the calling process, on some threads: Arrow and numpy leave the interpreter free while they compute."""
@@ -59,3 +69,13 @@ class InProcessExecutor:
             finally:
                 for future in running:
                     future.cancel()
+
+    def map_with(
+        self, make: Callable[[], State], function: Callable[[State, Item], Result], items: Iterable[Item]
+    ) -> Iterator[Result]:
+        """As above, in the calling thread: one state, which can use threads of its own, as a model does."""
+        made: list[State] = []
+        for item in items:
+            if not made:
+                made.append(make())
+            yield function(made[0], item)

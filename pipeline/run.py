@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.assemble import check_model
 from pipeline.errors import UsageError
-from pipeline.evaluate.run import evaluate, write_page
+from pipeline.evaluate.run import check_evaluate, evaluate, write_page
 from pipeline.executor import Executor, Progress
 from pipeline.preprocess.run import preprocess
 from pipeline.run_config import RunConfig
@@ -40,6 +40,7 @@ def run(
     # Everything that can be wrong without reading a row is found before the first row is read.
     check_model(config.data_schema, config.model)
     check_training(config)
+    check_evaluate(config)
     if config.score is not None:
         check_score(config)
     has_dataset = is_complete(config.dataset_dir, config.remote_dataset)
@@ -53,7 +54,7 @@ def run(
         preprocess(config, executor, start_stage("preprocess"), overwrite=overwrite)
         _forget_results(config)
     train(config, resume=is_resumed, overwrite=not is_resumed, fallback=fallback, progress=start_stage("train"))
-    report = evaluate(config, progress=start_stage("evaluate"))
+    report = evaluate(config, executor, progress=start_stage("evaluate"))
     if config.score is not None:
         score(config, overwrite=True, progress=start_stage("score"))
         write_page(config, report)

@@ -46,7 +46,11 @@ TORCH_FREE = (
     "pipeline.simulate",
     "pipeline.run_config",
     *(f"pipeline.shards.{name}" for name in ("manifest", "writer", "assignment")),
-    *(f"pipeline.evaluate.{name}" for name in ("metrics", "calibration", "report", "page", "inspections", "plots")),
+    *(f"pipeline.evaluate.{name}" for name in ("report", "page", "inspections", "plots", "wording")),
+    # What predictions are measured with, wherever that is.
+    *(f"pipeline.evaluate.{name}" for name in ("prediction_table", "parts", "measured", "rows", "metrics", "grouped")),
+    *(f"pipeline.evaluate.{name}" for name in ("pairs", "ranked", "resample", "survey", "passes", "results")),
+    *(f"pipeline.evaluate.{name}" for name in ("measure", "compare", "calibration")),
 )
 
 

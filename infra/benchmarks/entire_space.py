@@ -25,21 +25,17 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
-import pyarrow.compute as pc  # noqa: E402
 import pyarrow.dataset as ds  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
+from sklearn.metrics import roc_auc_score  # noqa: E402
 
-from pipeline.evaluate.metrics import Predictions, auc  # noqa: E402
-from pipeline.evaluate.run import Scored, score_split  # noqa: E402
+from pipeline.evaluate.prediction_table import map_part  # noqa: E402
+from pipeline.evaluate.scoring import score_split  # noqa: E402
 from pipeline.executor import InProcessExecutor  # noqa: E402
 from pipeline.preprocess.run import preprocess  # noqa: E402
 from pipeline.run_config import RunConfig, load_run_config  # noqa: E402
-from pipeline.shards.assignment import SampleOrder  # noqa: E402
-from pipeline.shards.manifest import KEY_PREFIX, read_index  # noqa: E402
-from pipeline.shards.reader import ShardReader  # noqa: E402
+from pipeline.shards.manifest import read_index  # noqa: E402
 from pipeline.simulate.run import simulate  # noqa: E402
-from pipeline.train.predictor import Predictor  # noqa: E402
 from pipeline.train.run import train  # noqa: E402
 
 NUM_ROWS = 700_000
@@ -81,29 +77,21 @@ def kept_information(inputs: Path, keep: float) -> float:
     return float((conditional * (1 - q) / (1 - p * q)).sum() / conditional.sum())
 
 
-def score_test_split(config: RunConfig) -> Scored:
-    """Every row of the test split with the predictions of a model that is trained for it."""
+def score_test_split(config: RunConfig) -> pa.Table:
+    """Every row of the test split with the predictions of a model that is trained for it, and the true values."""
     checkpoint = train(config)
-    index = read_index(config.dataset_dir)
-    shards = index.of_split("test")
-    size = config.evaluate.batch_size
-    order = SampleOrder(tuple(shard.rows for shard in shards), 1, size, 1 << 16, 1, 0, shuffle=False)
-    return score_split(ShardReader(config.dataset_dir, shards, order), Predictor(config, index, checkpoint, size))
+    table, _ = score_split(config, read_index(config.dataset_dir), checkpoint, InProcessExecutor(), None)
+    return pa.Table.from_batches(map(map_part, table.parts))
 
 
-def true_probability(scored: Scored, inputs: Path, task: str) -> NDArray[np.float64]:
-    """P(task | click) of each scored row, as the simulator drew it."""
-    table = ds.dataset(inputs / "truth").to_table(columns=["impression_id", task])
-    places = pc.index_in(scored.keys[KEY_PREFIX + "row"], table["impression_id"].combine_chunks())
-    return np.asarray(table[task].take(places), np.float64)
-
-
-def measure(scored: Scored, truth: NDArray[np.float64], task: str = "purchase") -> dict[str, float]:
+def measure(rows: pa.Table, task: str = "purchase") -> dict[str, float]:
     """How near P(task | click) comes to the truth on each space, and both AUCs against what happened."""
-    predicted, click, label = scored.outputs[task], scored.label_NT[:, 0] == 1, scored.label_NT[:, 2]
+    names = (f"truth_{task}", f"prediction_{task}", f"prediction_joint_{task}", "label_click", f"label_{task}")
+    truth, predicted, joint, click, label = (rows[name].to_numpy() for name in names)
+    click = click == 1
     figures = {}
-    for space, rows in zip(SPACES, (np.ones(len(click), bool), click, ~click), strict=True):
-        p, q = truth[rows], predicted[rows]
+    for space, chosen in zip(SPACES, (np.ones(len(click), bool), click, ~click), strict=True):
+        p, q = truth[chosen], predicted[chosen]
         figures[f"calibration, {space}"] = float(q.sum() / p.sum())
         divergence = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
         figures[f"divergence, {space}"] = float(divergence.mean())
@@ -112,10 +100,8 @@ def measure(scored: Scored, truth: NDArray[np.float64], task: str = "purchase") 
         figures[f"worst bucket, {space}"] = max(
             (q[b].mean() / p[b].mean() for b in order), key=lambda r: abs(np.log(r))
         )
-    figures["AUC, clicked"] = auc(Predictions(predicted[click], label[click]))
-    figures["AUC of the joint, all impressions"] = auc(
-        Predictions(scored.outputs[f"joint_{task}"], np.where(click, label, 0.0))
-    )
+    figures["AUC, clicked"] = roc_auc_score(label[click], predicted[click])
+    figures["AUC of the joint, all impressions"] = roc_auc_score(np.where(click, label, 0.0), joint)
     return figures
 
 
@@ -159,8 +145,7 @@ def main() -> None:
             shutil.rmtree(workspace, ignore_errors=True)
             workspace.mkdir()
             (workspace / "dataset").symlink_to(base.dataset_dir.resolve(), target_is_directory=True)
-            scored = score_test_split(make_config(workspace, inputs, seed, overrides))
-            figures = measure(scored, true_probability(scored, inputs, "purchase"))
+            figures = measure(score_test_split(make_config(workspace, inputs, seed, overrides)))
             results[name].append(figures)
             print(f"{name}, seed {seed}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()), flush=True)
     print(f"information in the joint label: {kept_information(inputs, given.keep_clicks):.3f} of that in clicked rows")

@@ -4,9 +4,9 @@ from typing import TypedDict
 
 import numpy as np
 
-from pipeline.evaluate.metrics import Predictions
-
-Z_95 = 1.959963984540054
+from pipeline.evaluate.metrics import NUM_BUCKETS
+from pipeline.evaluate.resample import Z_95
+from pipeline.evaluate.rows import FloatArray
 
 
 class CalibrationBucket(TypedDict):
@@ -19,27 +19,37 @@ class CalibrationBucket(TypedDict):
     high: float
 
 
-def calibration_curve(p: Predictions, num_buckets: int = 20) -> list[CalibrationBucket]:
-    """Rate of positives against prediction, in at most `num_buckets` buckets of about equal numbers of rows.
+def calibration_curve(sums: FloatArray) -> list[CalibrationBucket]:
+    """Rate of positives against prediction, in order of prediction, from the sums of `metrics.calibration_error`.
 
-    Buckets are in order of prediction. Rows with equal predictions share a bucket, so heavy ties give fewer buckets.
     low and high are Wilson's interval for the rate (Wilson 1927, "Probable inference, the law of succession, and
-    statistical inference"). No rows, or a prediction that is not finite, give no buckets.
+    statistical inference") of as many independent rows as would let it vary as much as it does between replicates, at
+    most those there are. Sums that are not finite give no buckets.
     """
-    if p.num_rows == 0 or not np.isfinite(p.prediction).all():
+    buckets = sums.reshape(NUM_BUCKETS, 4, -1)
+    if not np.isfinite(buckets[:, :, 0]).all():
         return []
-    order = np.argsort(p.prediction, kind="stable")
-    prediction, label = p.prediction[order], p.label[order]
-    wanted_ends = np.arange(1, num_buckets + 1) * p.num_rows // num_buckets
-    last_values = prediction[wanted_ends[wanted_ends > 0] - 1]
-    ends = np.unique(np.searchsorted(prediction, last_values, side="right"))
-    starts = np.concatenate([[0], ends[:-1]])
-    n = ends - starts
-    mean_prediction = np.add.reduceat(prediction, starts) / n
-    rate = np.add.reduceat(label, starts) / n
+    weight, prediction, label, rows = buckets[buckets[:, 0, 0] > 0].swapaxes(0, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rate = label[:, 0] / weight[:, 0]
+        variance = _variance(label[:, 1:] / weight[:, 1:])
+        n = np.minimum(rows[:, 0], np.where(variance > 0, rate * (1 - rate) / variance, np.inf))
     centre = (rate + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
     half_width = Z_95 / (1 + Z_95**2 / n) * np.sqrt(rate * (1 - rate) / n + Z_95**2 / (4 * n**2))
     # Rounding can leave a bound of an all-negative or all-positive bucket just beyond its rate.
     low, high = np.clip(centre - half_width, 0, rate), np.clip(centre + half_width, rate, 1)
-    columns = zip(n.tolist(), mean_prediction.tolist(), rate.tolist(), low.tolist(), high.tolist(), strict=True)
-    return [CalibrationBucket(rows=a, mean_prediction=b, mean_label=c, low=d, high=e) for a, b, c, d, e in columns]
+    columns = (rows[:, 0].astype(int), prediction[:, 0] / weight[:, 0], rate, low, high)
+    return [
+        CalibrationBucket(rows=a, mean_prediction=b, mean_label=c, low=d, high=e)
+        for a, b, c, d, e in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+
+
+def _variance(replicates: FloatArray) -> FloatArray:
+    """The variance of each row's replicates, without those that are undefined; 0 if there is none."""
+    defined = np.isfinite(replicates)
+    number = defined.sum(axis=1)
+    mean = np.where(defined, replicates, 0).sum(axis=1) / np.maximum(number, 1)
+    squares = np.where(defined, np.square(replicates - mean[:, None]), 0).sum(axis=1)
+    variance: FloatArray = squares / np.maximum(number - 1, 1)
+    return variance

@@ -9,11 +9,10 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.evaluate.plots import draw_bars
-from pipeline.evaluate.report import UNDEFINED, format_fraction, format_value
+from pipeline.evaluate.wording import UNDEFINED, format_fraction, format_value
 from pipeline.preprocess.drift import PSI, Finding
 from pipeline.shards.manifest import SPLITS
 
-MAX_FINDINGS = 12
 MAX_BARS = 20
 NUM_TOP_VALUES = 3
 MAX_TEXT = 24
@@ -28,8 +27,7 @@ def data_section(statistics: Mapping[str, Any]) -> dict[str, Any]:
     features = [_feature_row(name, statistics, indices.get(name)) for name in statistics["features"]]
     return {
         "previous": statistics.get("drift", {}).get("previous"),
-        "drift": over[:MAX_FINDINGS],
-        "num_more_drift": max(0, len(over) - MAX_FINDINGS),
+        "drift": over,
         "num_compared": sum(finding.value is not None for finding in findings),
         "num_undefined": sum(finding.value is None and not finding.is_over for finding in findings),
         "quarantine": statistics.get("quarantine"),

@@ -45,7 +45,7 @@ SHARED_WEIGHTS_CAPTION = (
 
 
 def expert_levels(mixtures: Mapping[str, Any], inspections: Inspections, split: str) -> list[dict[str, Any]]:
-    """The figures of each level of experts: {"title" (empty where there is one level), "figures", "panels" or None}.
+    """The figures of each level of experts: {"name", "title", empty of a single level, "figures", "panels" or None}.
 
     `mixtures` are those of the report, measured on the split.
     """
@@ -59,6 +59,7 @@ def expert_levels(mixtures: Mapping[str, Any], inspections: Inspections, split: 
         ]
         sections.append(
             {
+                "name": level,
                 "title": level if len(levels) > 1 else "",
                 "figures": [figure for figure in figures if figure],
                 "panels": _gate_weights(level, seen) if seen else None,

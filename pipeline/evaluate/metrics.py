@@ -1,279 +1,254 @@
-"""Metrics of predictions, as pure functions on numpy arrays; one that is undefined is None with a reason.
+"""Metrics of predictions, by kind of task: what is summed over the rows, and the value that the sums have.
 
 A new metric is one function and one line in `METRICS`, a new kind of task one entry there. The first line of a
-function's docstring explains the metric to the readers of the report.
-
-Shapes: N rows, C classes of a multiclass task.
+function's docstring explains the metric to the readers of the report. One that compares rows with one another is in
+`grouped`, if inside users or requests, or in `pairs`. w, y and p are a row's weight, label and prediction.
 """
 
+import inspect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+import re
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+from pipeline.evaluate.grouped import gauc, mrr, ndcg, recall, request_gauc, unweighted_gauc
+from pipeline.evaluate.pairs import (
+    auc,
+    average_precision,
+    exact_average_precision,
+    exact_mean_auc,
+    mean_auc,
+    value_of_auc,
+    value_of_mean_auc,
+    value_of_xauc,
+    xauc,
+)
+from pipeline.evaluate.resample import Estimate
+from pipeline.evaluate.rows import FloatArray, Metric, Rows, Terms
 
-# A float32 sigmoid returns exactly 1 from a logit of about 17 on, and one such row would make the mean log loss
-# infinite. 1e-7 is about the spacing of float32 below 1, so no distinction that float32 can make is lost there.
-MIN_PROBABILITY = 1e-7
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """The rows of one measured thing: a task on its own sample space.
-
-    prediction is a probability or a value per row, [N], or a probability per row and class, [N, C], where a label is
-    the place of the class. label, [N], is known on every row; group, [N], is the user's key (None in an object array:
-    no user); truth, of the prediction's shape, is the true probability or expected value.
-
-    Raises:
-        ValueError: the shapes do not fit together, or a label or a truth is NaN.
-    """
-
-    prediction: FloatArray
-    label: FloatArray
-    group: NDArray[Any] | None = None
-    truth: FloatArray | None = None
-
-    def __post_init__(self) -> None:
-        per_row = self.prediction.shape[:1]
-        for name, array, shape in (
-            ("label", self.label, per_row),
-            ("group", self.group, per_row),
-            ("truth", self.truth, self.prediction.shape),
-        ):
-            if array is not None and array.shape != shape:
-                raise ValueError(f"{name} has shape {array.shape}, and must have {shape} as the prediction has")
-        for name, values in (("label", self.label), ("truth", self.truth)):
-            if values is not None and np.isnan(values).any():
-                raise ValueError(f"{name} is NaN on {np.isnan(values).sum()} rows")
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.label)
-
-    @property
-    def num_positives(self) -> int:
-        return int(np.count_nonzero(self.label))
+NUM_BUCKETS = 20
 
 
-@dataclass(frozen=True)
-class Metric:
-    """One measured value, and how near it comes to the best one.
-
-    `best` is the same metric with the truth as the prediction. `fraction_of_best` is the part of the way from chance
-    to `best`, for metrics with a known value at chance: (value - chance) / (best - chance).
-    """
-
-    value: float | None
-    reason: str | None = None
-    best: float | None = None
-    fraction_of_best: float | None = None
-
-
-class UndefinedMetricError(Exception):
-    """A metric has no value on these rows; the text says why, in a few words."""
-
-
-def auc(p: Predictions) -> float:
-    """The chance that a random positive row is scored above a random negative one; a tie counts one half.
-
-    (R - P (P + 1) / 2) / (P N), where R is the sum of the midranks of the P positives among P + N rows. Exact: the
-    sums are integers. Hanley and McNeil 1982, "The meaning and use of the area under a ROC curve".
-    """
-    _require_several_classes(p)
-    value_per_group, _ = _auc_per_group(p.prediction, p.label, np.zeros(p.num_rows, np.int64))
-    return float(value_per_group[0])
-
-
-def gauc(p: Predictions) -> float:
-    """The AUC inside each user's rows, averaged with the number of rows as weight; users with one class are left out.
-
-    sum_u n_u AUC_u / sum_u n_u. Rows without a user are left out too. Zhu et al. 2017, "Optimized cost per click in
-    Taobao display advertising".
-    """
-    if p.group is None:
-        raise UndefinedMetricError("the rows have no user key")
-    prediction, label, group = p.prediction, p.label, p.group
-    if group.dtype == object:
-        group = _encode(group)
-        has_user = group >= 0
-        prediction, label, group = prediction[has_user], label[has_user], group[has_user]
-    value_per_group, rows_per_group = _auc_per_group(prediction, label, group)
-    if not len(value_per_group):
-        raise UndefinedMetricError("no user has both classes")
-    return float(np.average(value_per_group, weights=rows_per_group))
-
-
-def mean_auc(p: Predictions) -> float:
-    """The AUC of each class against all others, averaged over the classes that occur, each with equal weight.
-
-    A class that no row has is left out, since its AUC is undefined. Not the pairwise mean of Hand and Till 2001.
-    """
-    _require_several_classes(p)
-    of_classes = [
-        auc(Predictions(p.prediction[:, place], (p.label == place).astype(np.float64)))
-        for place in np.unique(p.label).astype(np.int64)
-    ]
-    return float(np.mean(of_classes))
-
-
-def log_loss(p: Predictions) -> float:
+def log_loss(rows: Rows) -> Terms:
     """The mean of -log(probability given to what happened), in nats; lower is better.
 
-    -mean(log q_label), for a binary task -mean(y log q + (1 - y) log(1 - q)), with q the prediction clipped to
-    [1e-7, 1 - 1e-7] (`MIN_PROBABILITY`).
+    -sum w log q_y / sum w, with q_y the probability given to the label, clipped to [1e-7, 1 - 1e-7]
+    (`MIN_PROBABILITY`).
     """
-    q = np.clip(p.prediction, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
-    if q.ndim == 2:
-        return float(-np.log(q[np.arange(p.num_rows), p.label.astype(np.int64)]).mean())
-    return float(-np.where(p.label == 1, np.log(q), np.log1p(-q)).mean())
+    return _mean(rows, rows.loss)
 
 
-def normalised_entropy(p: Predictions) -> float:
+def normalised_entropy(rows: Rows) -> Terms:
     """The log loss over that of always predicting how often each label occurs; 1 is knowing only that, lower is better.
 
-    log_loss / -sum_c b_c log b_c, with b_c the share of rows with label c. He et al. 2014, "Practical lessons from
-    predicting clicks on ads at Facebook".
+    log_loss / -sum_c b_c log b_c, with b_c the share of rows with label c, by weight. He et al. 2014, "Practical
+    lessons from predicting clicks on ads at Facebook".
     """
-    _require_several_classes(p)
-    share = np.unique(p.label, return_counts=True)[1] / p.num_rows
-    return log_loss(p) / float(-(share * np.log(share)).sum())
+    num_classes = rows.prediction.shape[1] if rows.prediction.ndim == 2 else 2
+    is_class = rows.label == np.arange(num_classes)[:, None]
+    return Terms(np.concatenate([[rows.weight * rows.loss], np.where(is_class, rows.weight, 0.0)]), rows.unit)
 
 
-def accuracy(p: Predictions) -> float:
+def calibration(rows: Rows) -> Terms:
+    """The sum of the predictions over the sum of the labels; 1 is right, and above 1 promises too much."""
+    return Terms(np.stack([rows.weight * rows.prediction, rows.weight * rows.label]), rows.unit)
+
+
+def calibration_error(rows: Rows) -> Terms:
+    """How far mean prediction and rate of positives lie apart in 20 buckets of similar predictions; lower is better.
+
+    sum_b |sum_(i in b) w_i (p_i - y_i)| / sum w (expected calibration error); the buckets have about equal numbers of
+    rows. Chance alone keeps it above 0. Naeini et al. 2015, "Obtaining well calibrated probabilities using Bayesian
+    binning".
+    """
+    bucket = np.searchsorted(rows.reference.buckets, rows.prediction, side="left")
+    weight = rows.weight
+    values = np.stack([weight, weight * rows.prediction, weight * rows.label, np.ones(len(rows))])
+    return Terms(values, rows.unit, bucket, NUM_BUCKETS)
+
+
+def accuracy(rows: Rows) -> Terms:
     """The share of rows whose most probable class is the one that happened; higher is better.
 
     Of equally probable classes the first counts.
     """
-    return float((p.prediction.argmax(axis=1) == p.label).mean())
+    return _mean(rows, rows.prediction.argmax(axis=1) == rows.label)
 
 
-def calibration(p: Predictions) -> float:
-    """The sum of the predictions over the sum of the labels; 1 is right, and above 1 promises too much."""
-    total = float(p.label.sum())
-    if total == 0:
-        raise UndefinedMetricError("the labels sum to 0")
-    return float(p.prediction.sum()) / total
-
-
-def mae(p: Predictions) -> float:
+def mae(rows: Rows) -> Terms:
     """The mean absolute error, in the label's unit; lower is better."""
-    return float(np.abs(p.prediction - p.label).mean())
+    return _mean(rows, np.abs(rows.prediction - rows.label))
 
 
-def rmse(p: Predictions) -> float:
+def rmse(rows: Rows) -> Terms:
     """The root of the mean squared error, in the label's unit; lower is better."""
-    return math.sqrt(float(np.square(p.prediction - p.label).mean()))
+    return _mean(rows, np.square(rows.prediction - rows.label))
 
 
-def r2(p: Predictions) -> float:
+def r2(rows: Rows) -> Terms:
     """The part of the labels' variance that is explained; 0 is always predicting the mean, and higher is better.
 
-    1 - sum (y - prediction)^2 / sum (y - mean y)^2.
+    1 - sum w (y - p)^2 / sum w (y - mean y)^2. The variance comes from the sums of y - c and its square, with c a label
+    near the middle, so that no digits are lost.
     """
-    # The mean of equal labels can differ from them by rounding, so the sum of squares alone does not show this case.
-    if p.label.min() == p.label.max():
-        raise UndefinedMetricError("all labels are equal")
-    return 1 - float(np.square(p.label - p.prediction).sum() / np.square(p.label - p.label.mean()).sum())
+    distance = rows.label - rows.reference.shift
+    values = [np.square(rows.label - rows.prediction), distance, np.square(distance), np.ones(len(rows))]
+    return Terms(rows.weight * np.stack(values), rows.unit)
 
 
-MetricFunction = Callable[[Predictions], float]
+def _mean(rows: Rows, values: FloatArray) -> Terms:
+    return Terms(np.stack([rows.weight * values, rows.weight]), rows.unit)
 
-_OF_VALUES: dict[str, MetricFunction] = {"mae": mae, "rmse": rmse, "r2": r2, "calibration": calibration}
-METRICS: dict[str, dict[str, MetricFunction]] = {
+
+def _ratio(sums: FloatArray) -> FloatArray:
+    quotient: FloatArray = sums[0] / sums[1]
+    return quotient
+
+
+def _root(sums: FloatArray) -> FloatArray:
+    root: FloatArray = np.sqrt(_ratio(sums))
+    return root
+
+
+def _over_entropy(sums: FloatArray) -> FloatArray:
+    share = sums[1:] / sums[1:].sum(axis=0)
+    entropy = -(share * np.log(np.where(share > 0, share, 1.0))).sum(axis=0)
+    value: FloatArray = sums[0] / sums[1:].sum(axis=0) / np.where(entropy > 0, entropy, np.nan)
+    return value
+
+
+def _bucket_error(sums: FloatArray) -> FloatArray:
+    weight, prediction, label, _ = sums.reshape(NUM_BUCKETS, 4, -1).swapaxes(0, 1)
+    error: FloatArray = np.abs(prediction - label).sum(axis=0) / weight.sum(axis=0)
+    return error
+
+
+def _explained(sums: FloatArray) -> FloatArray:
+    squares = sums[2] - np.square(sums[1]) / sums[3]
+    value: FloatArray = 1 - sums[0] / np.where(squares > 0, squares, np.nan)
+    return value
+
+
+def _auc_is_undefined(sums: FloatArray) -> str | None:
+    return "all labels are 0" if sums[1] == 0 else "all labels are 1" if sums[3] == 0 else None
+
+
+def _has_one_class(sums: FloatArray) -> str | None:
+    """From the weight of each class, after the first sum."""
+    occurring = np.flatnonzero(sums[1:])
+    return f"all labels are {occurring[0]}" if len(occurring) == 1 else None
+
+
+def _mean_auc_is_undefined(sums: FloatArray) -> str | None:
+    return _has_one_class(np.append(0, sums.reshape(-1, 4)[:, 1]))
+
+
+def _has_no_spread(sums: FloatArray) -> str | None:
+    return None if np.isinf(sums).any() else "all labels are equal"
+
+
+def _is_zero(place: int, reason: str, sums: FloatArray) -> str | None:
+    return reason if sums[place] == 0 else None
+
+
+_CALIBRATION = Metric(calibration, _ratio, "nearer 1", partial(_is_zero, 1, "the labels sum to 0"))
+_NO_USER = partial(_is_zero, 1, "no user has both classes")
+_NO_POSITIVE = partial(_is_zero, 1, "no request has a positive row")
+_OF_VALUES = {
+    "mae": Metric(mae, _ratio, "lower"),
+    "rmse": Metric(rmse, _root, "lower"),
+    "r2": Metric(r2, _explained, "higher", _has_no_spread),
+    "calibration": _CALIBRATION,
+    "xauc": Metric(xauc, value_of_xauc, "higher", partial(_is_zero, 1, "all labels are equal"), of_sample=True),
+}
+# In the order of the report. Of a name that ends with @k the report gives the number.
+METRICS: dict[str, dict[str, Metric]] = {
     "binary": {
-        "auc": auc,
-        "log_loss": log_loss,
-        "normalised_entropy": normalised_entropy,
-        "calibration": calibration,
-        "gauc": gauc,
+        "auc": Metric(auc, value_of_auc, "higher", _auc_is_undefined, exact=exact_mean_auc, chance=0.5),
+        "average_precision": Metric(
+            average_precision, _ratio, "higher", partial(_is_zero, 1, "all labels are 0"), exact=exact_average_precision
+        ),
+        "log_loss": Metric(log_loss, _ratio, "lower"),
+        "normalised_entropy": Metric(normalised_entropy, _over_entropy, "lower", _has_one_class),
+        "calibration": _CALIBRATION,
+        "calibration_error": Metric(calibration_error, _bucket_error, "lower"),
+        "gauc": Metric(gauc, _ratio, "higher", _NO_USER, "user", chance=0.5),
+        "gauc_unweighted": Metric(unweighted_gauc, _ratio, "higher", _NO_USER, "user", chance=0.5),
+        "request_gauc": Metric(
+            request_gauc, _ratio, "higher", partial(_is_zero, 1, "no request has both classes"), "request", chance=0.5
+        ),
+        "ndcg@k": Metric(ndcg, _ratio, "higher", _NO_POSITIVE, "request"),
+        "recall@k": Metric(recall, _ratio, "higher", _NO_POSITIVE, "request"),
+        "mrr": Metric(mrr, _ratio, "higher", _NO_POSITIVE, "request"),
     },
     "multiclass": {
-        "auc": mean_auc,
-        "log_loss": log_loss,
-        "normalised_entropy": normalised_entropy,
-        "accuracy": accuracy,
+        "auc": Metric(mean_auc, value_of_mean_auc, "higher", _mean_auc_is_undefined, exact=exact_mean_auc, chance=0.5),
+        "log_loss": Metric(log_loss, _ratio, "lower"),
+        "normalised_entropy": Metric(normalised_entropy, _over_entropy, "lower", _has_one_class),
+        "accuracy": Metric(accuracy, _ratio),
     },
     "regression": _OF_VALUES,
     "watch_time": _OF_VALUES,
 }
-# The value that a metric has without any skill, for those where a fraction of the best reachable value means something.
-CHANCE = {"auc": 0.5, "gauc": 0.5}
+# What a task is judged by first, and what is measured on every slice of the rows; the main metric comes first.
+SLICE_METRICS: dict[str, tuple[str, ...]] = {
+    "binary": ("auc", "log_loss", "calibration"),
+    "multiclass": ("auc", "log_loss"),
+    "regression": ("mae", "calibration"),
+    "watch_time": ("mae", "calibration"),
+}
+MAIN_METRIC = {kind: names[0] for kind, names in SLICE_METRICS.items()}
 
 
-def compute_metrics(kind: str, p: Predictions) -> dict[str, Metric]:
-    """Every metric of a task of this kind, in the order of `METRICS`.
+@dataclass(frozen=True)
+class Measurable:
+    """What the rows allow: how many there are, their weight, how many predictions are not finite, and the keys."""
 
-    Raises:
-        ValueError: a label is not the place of a class.
-    """
-    num_classes = {"binary": 2, "multiclass": p.prediction.shape[-1]}.get(kind)
-    if num_classes and not np.isin(p.label, np.arange(num_classes)).all():
-        raise ValueError(f"a {kind} task has a label that is not one of 0 to {num_classes - 1}")
-    measured = {}
-    for name, metric in METRICS[kind].items():
-        value, reason = _evaluate(metric, p)
-        best = None if p.truth is None else _evaluate(metric, replace(p, prediction=p.truth))[0]
-        fraction = None
-        if name in CHANCE and value is not None and best is not None and best > CHANCE[name]:
-            fraction = (value - CHANCE[name]) / (best - CHANCE[name])
-        measured[name] = Metric(value, reason, best, fraction)
-    return measured
+    rows: int
+    weight: float
+    num_not_finite: int
+    keys: frozenset[str]
 
-
-def _evaluate(metric: MetricFunction, p: Predictions) -> tuple[float | None, str | None]:
-    if p.num_rows == 0:
-        return None, "there are no rows"
-    is_finite = np.isfinite(p.prediction).reshape(p.num_rows, -1).all(axis=1)
-    if not is_finite.all():
-        return None, f"{np.count_nonzero(~is_finite):,} of {p.num_rows:,} predictions are not finite"
-    try:
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            value = metric(p)
-    except UndefinedMetricError as error:
-        return None, str(error)
-    return (value, None) if math.isfinite(value) else (None, "the values are too large or too small to compute it")
+    def describe_undefined(self, metric: Metric) -> str | None:
+        """Why no value can be computed, or None."""
+        if not self.rows:
+            return "there are no rows"
+        if self.num_not_finite:
+            return f"{self.num_not_finite:,} of {self.rows:,} predictions are not finite"
+        if metric.key and metric.key not in self.keys:
+            return f"the rows have no {metric.key} key"
+        return None if self.weight else "the weights of the rows sum to 0"
 
 
-def _require_several_classes(p: Predictions) -> None:
-    if p.label.min() == p.label.max():
-        raise UndefinedMetricError(f"all labels are {p.label[0]:g}")
+def estimate(metric: Metric, sums: FloatArray, measurable: Measurable, ranked: FloatArray | None) -> Estimate:
+    """The value of a metric from the sums of its terms, [K, 1 + B], and from what was counted of ranked rows."""
+    undefined = np.full(sums.shape[1] - 1, np.nan)
+    reason = measurable.describe_undefined(metric)
+    if reason:
+        return Estimate(None, reason, undefined)
+    with np.errstate(all="ignore"):
+        values = metric.value(sums)
+        value = metric.exact(ranked) if metric.exact and ranked is not None else float(values[0])
+        replicates = value + (values[1:] - values[0])
+    replicates[np.isinf(replicates)] = np.nan
+    if math.isfinite(value):
+        return Estimate(value, None, replicates)
+    reason = metric.describe_undefined(sums[:, 0]) if metric.describe_undefined else None
+    return Estimate(None, reason or "the values are too large or too small to compute it", undefined)
 
 
-def _auc_per_group(prediction: FloatArray, label: FloatArray, group: NDArray[Any]) -> tuple[FloatArray, IntArray]:
-    """AUC and number of rows of each group that has both classes, in order of group."""
-    if not len(label):
-        return np.empty(0), np.empty(0, np.int64)
-    order = np.lexsort((prediction, group))
-    prediction, group = prediction[order], group[order]
-    is_positive = (label[order] == 1).astype(np.int64)
-    starts_group = np.concatenate([[True], group[1:] != group[:-1]])
-    starts_tie = starts_group | np.concatenate([[True], prediction[1:] != prediction[:-1]])
-    group_start, rows = _runs(starts_group)
-    tie_start, tie_rows = _runs(starts_tie)
-    # Twice a midrank is an integer: rows a to b - 1, counted from 0, share the midrank (a + 1 + b) / 2.
-    twice_midrank = np.repeat(2 * tie_start + tie_rows + 1, tie_rows)
-    positives = np.add.reduceat(is_positive, group_start)
-    twice_rank_sum = np.add.reduceat(is_positive * twice_midrank, group_start) - 2 * group_start * positives
-    twice_wins = twice_rank_sum - positives * (positives + 1)
-    twice_pairs = 2 * positives * (rows - positives)
-    has_both = twice_pairs > 0
-    return twice_wins[has_both] / twice_pairs[has_both], rows[has_both]
+def name_in_report(name: str, k: int) -> str:
+    return name.replace("@k", f"@{k}")
 
 
-def _runs(starts: NDArray[np.bool_]) -> tuple[IntArray, IntArray]:
-    """First row and length of each run, from a flag per row that says where a run starts."""
-    first = np.flatnonzero(starts)
-    return first, np.diff(np.append(first, len(starts)))
+def definition_of(kind: str, name: str) -> Metric | None:
+    """The metric that a report has under a name; None for one of another version."""
+    return METRICS.get(kind, {}).get(re.sub(r"@\d+$", "@k", name))
 
 
-def _encode(keys: NDArray[Any]) -> IntArray:
-    """A number per distinct key, for keys of any type, and -1 for None."""
-    values = keys.tolist()
-    code_of = {key: -1 if key is None else code for code, key in enumerate(dict.fromkeys(values))}
-    return np.fromiter((code_of[value] for value in values), np.int64, len(values))
+def explain(kind: str, name: str) -> str:
+    """The first line of the metric's docstring; empty for a metric of another version."""
+    metric = definition_of(kind, name)
+    return (inspect.getdoc(metric.terms) or "").split("\n")[0] if metric else ""

@@ -1,6 +1,7 @@
 """The page of a report, `report.html`: one file that opens offline, with every table and plot in it."""
 
-import inspect
+import base64
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,13 +12,46 @@ from markupsafe import Markup
 
 from pipeline.evaluate.data import data_section
 from pipeline.evaluate.inspections import cosine_panels, expert_levels, gradient_figures
-from pipeline.evaluate.metrics import METRICS
-from pipeline.evaluate.plots import draw_calibration, draw_training
-from pipeline.evaluate.report import UNDEFINED, format_fraction, format_value, label_of, measured_on, metric_names
+from pipeline.evaluate.page_diagnostics import (
+    SCORES_CAPTION,
+    correlation_figures,
+    gates_by_slice,
+    importance_section,
+    score_figures,
+    similarity_figures,
+    table_alarms,
+    tables_section,
+)
+from pipeline.evaluate.page_slices import slices_section
+from pipeline.evaluate.page_summary import summary_section
+from pipeline.evaluate.plots import draw_calibration, draw_training, width_of, words_of
+from pipeline.evaluate.wording import UNDEFINED, format_value, measured_on
 from pipeline.files import write_text
 from pipeline.train.checkpoints.lineage import describe_newer_values
 
+TEMPLATES = Path(__file__).parent / "templates"
 MAX_ALARMS = 8
+# A plot that is wider than a phone scrolls in its box, where its numbers stay legible.
+PHONE_PIXELS = 350
+CALIBRATION_CAPTION = (
+    "A dot above the dashed line means that it happened more often than predicted; each dot stands for about the same "
+    "number of rows, and its bar is a 95% interval."
+)
+LOSSES_CAPTION = (
+    "Lower is better, and validation rising while train (averaged over neighbouring steps) falls is overfitting; train "
+    "losses of the first tenth of the steps may lie above the frame."
+)
+TITLES = {
+    "summary": "Summary",
+    "slices": "Slices",
+    "predictions": "Predictions",
+    "features": "Feature importance",
+    "experts": "Experts",
+    "tables": "Embedding tables",
+    "training": "Training",
+    "data": "Data",
+    "ranked": "Ranked candidates",
+}
 
 
 def render_html(
@@ -36,76 +70,116 @@ def render_html(
     first column. `statistics` is the content of the dataset's statistics.json.
     """
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    tables = []
-    for kind in METRICS:
-        tasks = [task for task in report["tasks"] if task["kind"] == kind]
-        if tasks:
-            tables.append({"title": f"{kind.replace('_', ' ').capitalize()} tasks", **_table(kind, tasks)})
+    environment.filters["words"] = words_of
+    environment.filters["format_cell"] = _format_cell
+    environment.tests["wide"] = lambda svg: width_of(svg) > PHONE_PIXELS
+    sections = {
+        "summary": summary_section(report),
+        "slices": slices_section(report),
+        "predictions": _prediction_groups(report),
+        "features": importance_section(report["diagnostics"]),
+        "experts": _expert_levels(report, inspections),
+        "tables": tables_section(report["diagnostics"]),
+        "training": _training_section(training_history, inspections),
+        "data": data_section(statistics) if statistics else None,
+        "ranked": ranked_sample,
+    }
+    notices = _notices(report, sections)
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     page = environment.get_template("report.html.j2").render(
         report=report,
-        tables=tables,
-        calibration=[_calibration_figure(task) for task in report["tasks"] if task["calibration_curve"]],
-        training=[_training_figure(name, curves) for name, curves in _loss_curves(training_history).items()],
-        levels=expert_levels(report["mixtures"], inspections, report["split"]),
-        alarms=report["alarms"][:MAX_ALARMS],
-        num_more_alarms=max(0, len(report["alarms"]) - MAX_ALARMS),
-        gradients=gradient_figures(inspections),
-        cosines=cosine_panels(inspections),
-        ranked_sample=ranked_sample,
-        data=data_section(statistics) if statistics else None,
-        newer_values=describe_newer_values(report["newer_values"]),
-        format_value=format_value,
-        format_fraction=format_fraction,
-        format_cell=_format_cell,
+        sections={name: section for name, section in sections.items() if section or name in notices},
+        titles=TITLES,
+        notices=notices,
+        max_alarms=MAX_ALARMS,
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     write_text(path, page)
 
 
-def _table(kind: str, tasks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The summary of tasks of one kind: headers, rows of cells, and a sentence on each metric."""
-    names = metric_names(tasks)
-    headers = ["rows", *([] if tasks[0]["positives"] is None else ["positives"]), *map(label_of, names)]
-    rows = []
-    for task in tasks:
-        counts = [f"{count:,}" for count in (task["rows"], task["positives"]) if count is not None]
-        cells = [task["metrics"][name] for name in names]
-        rows.append({"name": task["name"], "measured_on": measured_on(task), "counts": counts, "cells": cells})
-    return {
-        "headers": headers,
-        "rows": rows,
-        "explanations": [(label_of(name), _explain(kind, name)) for name in names],
-        "has_best": any(cell["best"] is not None for row in rows for cell in row["cells"]),
-        "has_fraction": any(cell["fraction_of_best"] is not None for row in rows for cell in row["cells"]),
+def _notices(report: Mapping[str, Any], sections: Mapping[str, Any]) -> dict[str, list[tuple[str, list[str]]]]:
+    """Where a person must act, by section: what it is about, and each finding in words."""
+    summary, slices, data = (sections[name] for name in ("summary", "slices", "data"))
+    seesaw = (report["gain"] or {}).get("seesaw", ())
+    drift, quarantine = (data["drift"], data["quarantine"] or {}) if data else ([], {})
+    left_out, rows = (f"{quarantine.get(name, 0):,}" for name in ("quarantined", "rows"))
+    found = {
+        "summary": [
+            ("Worse than the baseline", [one["text"] for one in summary["sentences"] if one["verdict"] == "worse"]),
+            ("Worse while other tasks are better, a seesaw", list(seesaw)),
+        ],
+        "slices": [("Slices that are significantly worse than the baseline", slices["worse"] if slices else [])],
+        "experts": [
+            (f"On the {report['split']} split", list(report["diagnostics"].get("alarms", ()))),
+            ("At the last inspection of the training, on one batch", report["alarms"]),
+        ],
+        "tables": [("Damaged rows", table_alarms(report["diagnostics"]))],
+        "data": [
+            ("The data have grown since the training of the model", describe_newer_values(report["newer_values"])),
+            (f"Drift from {data['previous'] if data else ''}", drift),
+            (
+                f"{left_out} of {rows} rows are left out, in quarantine",
+                [
+                    f"{entry['reason']}: {entry['rows']:,} rows, the first {entry['first']}"
+                    for entry in quarantine.get("reasons", ())
+                ],
+            ),
+        ],
     }
+    shown = {name: [(about, list(lines)) for about, lines in groups if lines] for name, groups in found.items()}
+    return {name: groups for name, groups in shown.items() if groups}
 
 
-def _calibration_figure(task: Mapping[str, Any]) -> dict[str, str]:
-    caption = (
-        f"A dot above the dashed line means that {task['name']} happened more often than predicted; each dot stands "
-        f"for about the same number of rows, and its bar is a 95% interval."
+def _prediction_groups(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    calibration = [
+        _figure(task["name"], draw_calibration(task), measured_on(task))
+        for task in report["tasks"]
+        if task["calibration_curve"]
+    ]
+    groups = (
+        ("Calibration", CALIBRATION_CAPTION, calibration),
+        ("Scores by label", SCORES_CAPTION, score_figures(report)),
+        ("How tasks go together", "", correlation_figures(report["diagnostics"])),
     )
-    return {
-        "title": task["name"],
-        "about": measured_on(task),
-        "svg": Markup(draw_calibration(task)),
-        "caption": caption,
+    return [{"title": title, "caption": caption, "figures": figures} for title, caption, figures in groups if figures]
+
+
+def _expert_levels(report: Mapping[str, Any], inspections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            **level,
+            "figures": level["figures"] + similarity_figures(level["name"], report["diagnostics"]),
+            "by_slice": gates_by_slice(level["name"], report["diagnostics"]),
+        }
+        for level in expert_levels(report["mixtures"], inspections, report["split"])
+    ]
+
+
+def _training_section(
+    history: Sequence[Mapping[str, Any]], inspections: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    losses = [
+        _figure(name, draw_training(name, curves["train"], curves["validation"]))
+        for name, curves in _loss_curves(history).items()
+    ]
+    section = {
+        "losses": {"caption": LOSSES_CAPTION, "figures": losses} if losses else None,
+        "gradients": gradient_figures(inspections),
+        "cosines": cosine_panels(inspections),
     }
+    return section if any(section.values()) else None
 
 
-def _training_figure(name: str, curves: Mapping[str, Mapping[int, float]]) -> dict[str, str]:
-    caption = (
-        "Lower is better, and validation rising while train (averaged over neighbouring steps) falls is overfitting; "
-        "train losses of the first tenth of the steps may lie above the frame."
-    )
-    svg = Markup(draw_training(name, curves["train"], curves["validation"]))
-    return {"title": name, "about": "", "svg": svg, "caption": caption}
+def _figure(title: str, svg: str, about: str = "") -> dict[str, str]:
+    return {"title": title, "about": about, "svg": Markup(svg), "caption": ""}
 
 
 def _loss_curves(history: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[int, float]]]:
@@ -119,12 +193,6 @@ def _loss_curves(history: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, di
             if loss is not None and math.isfinite(loss):
                 curves.setdefault(name, {"train": {}, "validation": {}})[record["kind"]][record["step"]] = loss
     return curves
-
-
-def _explain(kind: str, name: str) -> str:
-    """The first line of the metric's docstring; empty for a metric of another version."""
-    function = METRICS[kind].get(name)
-    return (inspect.getdoc(function) or "").split("\n")[0] if function else ""
 
 
 def _format_cell(value: object) -> str:

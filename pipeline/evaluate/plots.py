@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
+from html import escape, unescape
 from typing import Any
 
 import matplotlib
@@ -17,16 +17,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-INK, MUTED, BLUE, ORANGE = "#1f2933", "#6b7785", "#1f5a96", "#c2570c"
+# Text has a contrast of at least 4.5 with the white behind it, and a line that carries meaning of at least 3.
+INK, MUTED, BLUE, ORANGE, PALE = "#1f2933", "#5b6673", "#1f5a96", "#b8500a", "#5b8fc4"
 # Lines are told apart by colour first and then by dashes; the names of the dashes are those of CSS too.
-LINE_COLORS = (BLUE, ORANGE, "#1b8a7a", "#8250a8", "#b8901c", "#c2457d", "#55a0d8", "#6f5b4b")
+LINE_COLORS = (BLUE, ORANGE, "#1b8a7a", "#8250a8", "#9c7700", "#c2457d", "#3d8fcc", "#6f5b4b")
 DASHES = ("solid", "dashed", "dotted")
 MAX_TRAIN_POINTS = 120
 MAX_LINE_POINTS = 60
 # A factor from which small values would lie on the axis if the scale were not logarithmic.
 LOG_FROM = 30
 
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.family": "DejaVu Sans",
@@ -53,15 +54,13 @@ def draw_calibration(task: Mapping[str, Any]) -> str:
     x, y, low, high = (np.array([b[key] for b in curve]) for key in ("mean_prediction", "mean_label", "low", "high"))
     inside = int(((low <= x) & (x <= high)).sum())
     top = min(1.0, 1.05 * float(max(x.max(), high.max())))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.5, 3.2), layout="constrained")
         axes = figure.add_subplot(xlabel="mean prediction", ylabel="share of positives")
         axes.plot([0, top], [0, top], "--", color=MUTED, linewidth=1)
-        axes.errorbar(
-            x, y, yerr=[y - low, high - y], fmt="o", color=BLUE, ecolor="#8fb0d3", markersize=3.5, elinewidth=1.4
-        )
+        axes.errorbar(x, y, yerr=[y - low, high - y], fmt="o", color=BLUE, ecolor=PALE, markersize=3.5, elinewidth=1.4)
         axes.set(xlim=(0, top * 1.02), ylim=(0, top * 1.02))
-        return _to_svg(
+        return to_svg(
             figure,
             f"calibration of {task['name']}",
             f"{len(curve)} buckets with mean predictions from {x.min():.4f} to {x.max():.4f}; in {inside} of them the "
@@ -71,7 +70,7 @@ def draw_calibration(task: Mapping[str, Any]) -> str:
 
 def draw_training(name: str, train: Mapping[int, float], validation: Mapping[int, float]) -> str:
     """The loss called `name` against the step; each curve maps steps, in order, to losses."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.5, 2.7), layout="constrained")
         axes = figure.add_subplot(xlabel="step", ylabel="loss")
         if train:
@@ -88,7 +87,7 @@ def draw_training(name: str, train: Mapping[int, float], validation: Mapping[int
         _mark_steps(axes)
         axes.legend()
         curves = (("train", train), ("validation", validation))
-        return _to_svg(figure, f"loss of {name}", "; ".join(_describe(*curve) for curve in curves if curve[1]) + ".")
+        return to_svg(figure, f"loss of {name}", "; ".join(_describe(*curve) for curve in curves if curve[1]) + ".")
 
 
 def line_styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -115,7 +114,7 @@ def draw_lines(
     values = [value for line in lines.values() for value in line.values()]
     num_columns = max(1, 46 // (max(map(len, lines)) + 7))
     num_legend_rows = -(-len(lines) // num_columns)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         size_inches = (2.5, 1.9) if is_panel else (3.5, 2.4 + 0.19 * num_legend_rows)
         figure = Figure(figsize=size_inches, layout="constrained")
         axes = figure.add_subplot(xlabel="step")
@@ -143,7 +142,7 @@ def draw_lines(
         if not is_panel:
             figure.legend(loc="outside lower center", ncols=num_columns, columnspacing=1.2)
         described = (_describe_ends(label, line) for label, line in lines.items())
-        return _to_svg(figure, name, "; ".join(described) + ".")
+        return to_svg(figure, name, "; ".join(described) + ".")
 
 
 def draw_mean_weights(name: str, mixture: Mapping[str, Any]) -> str:
@@ -156,14 +155,13 @@ def draw_mean_weights(name: str, mixture: Mapping[str, Any]) -> str:
     cell_inches = 0.55 if is_slanted else max(0.55, label_inches)
     margins_inches = (0.6 + 0.08 * max(map(len, tasks)), 0.4 + 0.6 * label_inches if is_slanted else 0.5)
     size_inches = (margins_inches[0] + cell_inches * len(experts), margins_inches[1] + 0.36 * len(tasks))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size_inches, layout="constrained")
         axes = figure.add_subplot()
-        axes.pcolormesh(weights_TE, cmap="Blues", vmin=0, vmax=darkest, edgecolors="white", linewidth=2)
+        # The paler half of the colours, on all of which the numbers can be read.
+        axes.pcolormesh(weights_TE, cmap="Blues", vmin=0, vmax=2 * darkest, edgecolors="white", linewidth=2)
         for row, column in np.argwhere(~np.isnan(weights_TE)):
-            weight = weights_TE[row, column]
-            color = "white" if weight > 0.6 * darkest else INK
-            axes.text(column + 0.5, row + 0.5, f"{weight:.2f}", ha="center", va="center", color=color)
+            axes.text(column + 0.5, row + 0.5, f"{weights_TE[row, column]:.2f}", ha="center", va="center")
         slant: Any = {"rotation": 35, "ha": "left", "rotation_mode": "anchor"} if is_slanted else {}
         axes.set_xticks(np.arange(len(experts)) + 0.5, experts, **slant)
         axes.set_yticks(np.arange(len(tasks)) + 0.5, tasks)
@@ -176,7 +174,7 @@ def draw_mean_weights(name: str, mixture: Mapping[str, Any]) -> str:
             f"{task}: " + ", ".join(f"{e} {w:.2f}" for e, w in zip(experts, row, strict=True) if not math.isnan(w))
             for task, row in zip(tasks, weights_TE, strict=True)
         )
-        return _to_svg(figure, name, "; ".join(rows) + ".")
+        return to_svg(figure, name, "; ".join(rows) + ".")
 
 
 def draw_bars(name: str, counts: Sequence[int], description: str) -> str:
@@ -226,8 +224,8 @@ def _thin(line: Mapping[int, float], num_points: int) -> tuple[list[float], list
     return mean_steps, mean_values
 
 
-def _to_svg(figure: Figure, name: str, description: str) -> str:
-    """The figure as an `<svg>` element that announces "name: description"."""
+def to_svg(figure: Figure, name: str, description: str) -> str:
+    """The figure as an `<svg>` element that announces "name: description" and has the name as its tooltip."""
     output = io.StringIO()
     no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with matplotlib.rc_context({"svg.hashsalt": name}):
@@ -238,5 +236,17 @@ def _to_svg(figure: Figure, name: str, description: str) -> str:
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     # A hundredth of a point is finer than any screen, and matplotlib writes a ten-thousandth of that.
     svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
-    title = escape(f"{name[:1].upper()}{name[1:]}: {description}")
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1).replace(">", f"><title>{title}</title>", 1)
+    title = f"{name[:1].upper()}{name[1:]}"
+    words = escape(f"{title}: {description}")
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{words}" ', 1)
+    return svg.replace(">", f"><title>{escape(title)}</title>", 1)
+
+
+def words_of(svg: str) -> str:
+    """What a plot announces, as plain text."""
+    return unescape(svg.partition(' aria-label="')[2].partition('"')[0])
+
+
+def width_of(svg: str) -> float:
+    """The width of a plot in CSS pixels."""
+    return float(svg.partition(' width="')[2].partition('pt"')[0]) * 96 / 72

@@ -2,89 +2,85 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pipeline.evaluate.calibration import calibration_curve
-from pipeline.evaluate.metrics import Predictions, compute_metrics
+from pipeline.evaluate.compare import summarise
+from pipeline.evaluate.measure import Measurement
+from pipeline.evaluate.wording import (
+    UNDEFINED,
+    format_difference,
+    format_fraction,
+    format_p_value,
+    format_value,
+    label_of,
+    measured_on,
+)
 from pipeline.files import write_text
 
-REPORT_VERSION = 2
-UNDEFINED = "\N{EN DASH}"
-_LABELS = {"auc": "AUC", "gauc": "GAUC", "mae": "MAE", "rmse": "RMSE", "r2": "R²"}
-
-Scope = Literal["own space", "all impressions"]
-
-
-def measure_task(
-    name: str, kind: str, predictions: Predictions, *, space: str | None = None, scope: Scope = "own space"
-) -> dict[str, Any]:
-    """One entry of a report's `tasks`: every metric of a task on the rows it is given.
-
-    `space` is the binary task whose positive rows the task is defined on. A conditional task may be measured twice, on
-    its own space and, under the name `joint_<task>`, on all impressions.
-    """
-    is_binary = kind == "binary"
-    metrics = compute_metrics(kind, predictions)
-    return {
-        "name": name,
-        "kind": kind,
-        "space": space,
-        "scope": scope,
-        "rows": predictions.num_rows,
-        "positives": predictions.num_positives if is_binary else None,
-        "metrics": {metric: asdict(measured) for metric, measured in metrics.items()},
-        "calibration_curve": calibration_curve(predictions) if is_binary else [],
-    }
+REPORT_VERSION = 3
+# What fits beside the names in a terminal; the page and report.json have the others.
+SUMMARY_METRICS = ("auc", "log_loss", "calibration", "gauc", "accuracy", "mae", "r2")
 
 
 def build_report(
+    measurement: Measurement,
     *,
     title: str,
     split: str,
-    num_rows: int,
-    checkpoint_step: int,
-    checkpoint_path: str,
+    model: Mapping[str, Any],
+    baseline: Mapping[str, Any] | None,
     schema_fingerprint: str,
-    tasks: Sequence[Mapping[str, Any]],
     mixtures: Mapping[str, Any],
     alarms: Sequence[str],
     newer_values: Mapping[str, Mapping[str, int]],
+    diagnostics: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The report as plain values that JSON can hold.
 
-    `tasks` are results of `measure_task`. `mixtures` is {level: {"tasks": T names, "experts": E names, "mean_weight":
-    T lists of E floats, or None where a task's gate does not see an expert}}, empty for a model without experts.
-    `alarms` are those of the last inspection of the training. `newer_values` is {feature: {"values", "newer"}} for the
-    features whose tables have grown since: how many of their values the model does not know for that reason.
+    `model` and `baseline` are {"step", "path"}; a finished table has no step. `mixtures` is {level: {"tasks": T names,
+    "experts": E names, "mean_weight": T lists of E floats, or None where a task's gate does not see an expert}}, empty
+    for a model without experts. `alarms` are those of the last inspection of the training. `newer_values` is {feature:
+    {"values", "newer"}} for the features whose tables have grown since: how many of their values the model does not
+    know for that reason.
     """
     return {
         "report_version": REPORT_VERSION,
         "title": title,
         "split": split,
-        "rows": num_rows,
-        "checkpoint": {"step": checkpoint_step, "path": checkpoint_path},
+        "rows": measurement.num_rows,
+        "units": {"kind": measurement.unit, "count": measurement.num_units},
+        "num_replicates": measurement.num_replicates,
+        "model": dict(model),
+        "baseline": None if baseline is None else dict(baseline),
         "schema_fingerprint": schema_fingerprint,
-        "tasks": list(tasks),
+        "tasks": measurement.tasks,
+        "slices": measurement.slices,
+        "summary": [summarise(task) for task in measurement.tasks],
+        "gain": measurement.gain,
         "mixtures": dict(mixtures),
         "alarms": list(alarms),
         "newer_values": dict(newer_values),
+        "diagnostics": dict(diagnostics),
     }
 
 
 def summary_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headers and one row per measured task, as text for a terminal; a dash is undefined, and empty does not apply.
 
-    The best reachable AUC and the fraction of it follow the AUC where a truth is known for some task.
+    Where a truth is known for some task, the best reachable AUC and the fraction of it follow the AUC. Where there is a
+    baseline, the difference of each task's main metric and its p-value come last.
     """
-    names = metric_names(report["tasks"])
-    has_best = any(task["metrics"].get("auc", {}).get("best") is not None for task in report["tasks"])
+    tasks = report["tasks"]
+    names = [name for name in metric_names(tasks) if name in SUMMARY_METRICS]
+    has_best = any(task["metrics"].get("auc", {}).get("best") is not None for task in tasks)
     headers = ["task", "measured on", "rows", "positives"]
     for name in names:
         headers += [label_of(name), "best", "reached"] if name == "auc" and has_best else [label_of(name)]
+    if report["baseline"]:
+        headers += ["difference", "p"]
     rows = []
-    for task in report["tasks"]:
+    for task in tasks:
         row = [task["name"], measured_on(task), f"{task['rows']:,}", _format_count(task["positives"])]
         for name in names:
             metric = task["metrics"].get(name)
@@ -92,6 +88,11 @@ def summary_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
             if name == "auc" and has_best:
                 row.append(format_value(metric["best"]) if metric else "")
                 row.append(format_fraction(metric["fraction_of_best"]) if metric else "")
+        if report["baseline"]:
+            main = task["metrics"][task["main_metric"]]
+            p = main["p_value"]
+            without_name = UNDEFINED if p is None else format_p_value(p).removeprefix("p ").removeprefix("= ")
+            row += [format_difference(main["difference"]), without_name]
         rows.append(row)
     return headers, rows
 
@@ -108,30 +109,6 @@ def write_report_json(report: Mapping[str, Any], path: Path) -> None:
 def metric_names(tasks: Iterable[Mapping[str, Any]]) -> list[str]:
     """The metrics that some task has, in the order in which they come."""
     return list(dict.fromkeys(name for task in tasks for name in task["metrics"]))
-
-
-def label_of(name: str) -> str:
-    """A metric's name as people write it."""
-    return _LABELS.get(name, name.replace("_", " "))
-
-
-def measured_on(task: Mapping[str, Any]) -> str:
-    """The rows that a task is measured on, in words."""
-    return f"rows with {task['space']}" if task["space"] and task["scope"] == "own space" else "all impressions"
-
-
-def format_value(value: float | None) -> str:
-    """About four significant digits."""
-    if value is None:
-        return UNDEFINED
-    if value != 0 and not 5e-4 <= abs(value) < 1e6:
-        return f"{value:.3e}"
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.2f}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def format_fraction(fraction: float | None) -> str:
-    """A percentage with one decimal."""
-    return UNDEFINED if fraction is None else f"{fraction:.1%}"
 
 
 def _format_count(count: int | None) -> str:

@@ -4,11 +4,12 @@ Shapes: B rows, T tasks, E experts, H expert width.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.balancers.balancer import Weights
 from models.batch import Batch
@@ -32,14 +33,12 @@ def inspect_step(training_model: TrainingModel, batch: Batch, weights: Weights, 
     names = [task.name for task in training_model.model.tasks]
     # On the inputs of the step and the parameters that it left; padding rows are left out.
     inputs = training_model.inputs.detach()[batch.weights > 0]
-    mixtures = {
-        level: _describe(mixture, names) for level, mixture in mixtures_of(training_model.model.body, inputs).items()
-    }
+    mixtures, alarms = describe_mixtures(training_model.model.body, inputs, names)
     norm_T = gram_TT.diagonal().clamp(min=0.0).sqrt()
     cosine_TT = gram_TT / (norm_T[:, None] * norm_T).clamp_min(torch.finfo(torch.float64).tiny)
     return {
         "mixtures": mixtures,
-        "alarms": [alarm for level, found in mixtures.items() for alarm in _alarms(level, found)],
+        "alarms": alarms,
         "gradients": {"norm": dict(zip(names, norm_T.tolist(), strict=True)), "cosine": cosine_TT.tolist()},
         "weights": {
             "loss": dict(zip(names, weights.loss_T.tolist(), strict=True)),
@@ -48,7 +47,14 @@ def inspect_step(training_model: TrainingModel, batch: Batch, weights: Weights, 
     }
 
 
-def _describe(mixture: Mixture, tasks: list[str]) -> dict[str, Any]:
+@torch.no_grad()
+def describe_mixtures(body: nn.Module, inputs: Tensor, tasks: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The `mixtures` and `alarms` of `inspect_step`, of a body on its inputs; over all ranks if there are ranks."""
+    mixtures = {level: _describe(mixture, tasks) for level, mixture in mixtures_of(body, inputs).items()}
+    return mixtures, [alarm for level, found in mixtures.items() for alarm in _alarms(level, found)]
+
+
+def _describe(mixture: Mixture, tasks: Sequence[str]) -> dict[str, Any]:
     weight_BTE, seen_TE = mixture.weight_BTE.double(), mixture.seen_TE
     entropy_BT = -torch.xlogy(weight_BTE, weight_BTE).sum(dim=2)
     num_rows = _sum_over_ranks(torch.tensor(float(len(weight_BTE)), device=weight_BTE.device)).clamp_min(1.0)
@@ -93,5 +99,6 @@ def _alarms(level: str, found: dict[str, Any]) -> list[str]:
 
 
 def _sum_over_ranks(tensor: Tensor) -> Tensor:
-    dist.all_reduce(tensor)
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
     return tensor

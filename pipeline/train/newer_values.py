@@ -18,7 +18,11 @@ class NewerValues:
         tables = {feature.name: feature.table_name for feature in index.data_schema.sparse_features}
         grown = {name: table for name, table in tables.items() if known_rows[table] < index.table_rows[table]}
         self.known_rows = {name: known_rows[table] for name, table in grown.items()}
-        self.counts = {name: {"values": 0, "newer": 0} for name in grown}
+        self.forget()
+
+    def forget(self) -> None:
+        """Begins to count anew."""
+        self.counts = {name: {"values": 0, "newer": 0} for name in self.known_rows}
 
     def take_as_unseen(self, sparse: KeyedJaggedTensor) -> None:
         """Replaces the ids that the model does not know, in place."""

@@ -1,5 +1,6 @@
 """A trained checkpoint as one plain model: encoded rows in, predictions by name out. No process group, no sharding."""
 
+import copy
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from models.batch import Batch
 from models.layers import mixtures_of
 from models.tasks import predictions
 from pipeline.assemble import build_model, check_model
@@ -42,6 +44,7 @@ class Predictor:
         self.manifest: CheckpointManifest = read_manifest(checkpoint, verify=True)
         known_rows = check_lineage(self.manifest, config.data_schema, index, checkpoint, config.dataset_dir)
         self.newer_values = NewerValues(index, known_rows)
+        self.checkpoint = checkpoint
         self.batch_size = batch_size
         self.layout = Layout.of(index.data_schema, index.table_rows)
         self.device = rank_device(config.train)
@@ -51,24 +54,34 @@ class Predictor:
         load_tensors(checkpoint, state, is_distributed=False)
         self.model.load_state_dict({name.removeprefix(STATE_PREFIX): v for name, v in state["model"].items()})
         self.model.to(self.device).eval()
+        self.forget()
+
+    def forget(self) -> None:
+        """Begins to count newer values and to take the means of mixtures anew."""
         self._mixtures: dict[str, tuple[tuple[str, ...], torch.Tensor]] = {}
         self._num_rows = 0
+        self.newer_values.forget()
 
     @torch.no_grad()
     def predict(self, table: pa.Table) -> dict[str, NDArray[np.float64]]:
         """Every output of `models.tasks.predictions` for each row of an encoded table, in its order: [rows]."""
         parts: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
         for first in range(0, table.num_rows, self.batch_size):
-            rows = table.slice(first, self.batch_size)
-            batch = collate(rows, self.layout, rows.num_rows)
-            self.newer_values.take_as_unseen(batch.sparse)
-            batch = batch.to(self.device)
+            batch = self._batch_of(table.slice(first, self.batch_size), self.newer_values)
             x_BI = self.model.front_end(batch.dense, batch.sparse)
-            logit_BO = self.model.towers(self.model.body(x_BI))
-            for name, value_B in predictions(self.model.tasks, logit_BO).items():
-                parts[name].append(value_B.double().cpu().numpy())
+            for name, value_B in self._outputs(x_BI).items():
+                parts[name].append(value_B)
             self._add_mixtures(x_BI)
         return {name: np.concatenate(values) for name, values in parts.items()}
+
+    def batch_of(self, table: pa.Table) -> Batch:
+        """Encoded rows as one batch on the model's device, for `predict_batch`; newer values in it are not counted."""
+        return self._batch_of(table, copy.deepcopy(self.newer_values))
+
+    @torch.no_grad()
+    def predict_batch(self, batch: Batch) -> dict[str, NDArray[np.float64]]:
+        """What `predict` gives, for a batch of `batch_of` or a changed one; not counted in the mixtures."""
+        return self._outputs(self.model.front_end(batch.dense, batch.sparse))
 
     def mean_mixtures(self) -> dict[str, dict[str, Any]]:
         """How each task mixes the experts over all rows predicted so far, by level.
@@ -79,6 +92,16 @@ class Predictor:
             level: {"experts": list(names), "mean_weight": (sums_TE / self._num_rows).cpu().numpy()}
             for level, (names, sums_TE) in self._mixtures.items()
         }
+
+    def _batch_of(self, table: pa.Table, newer_values: NewerValues) -> Batch:
+        batch = collate(table, self.layout, table.num_rows)
+        newer_values.take_as_unseen(batch.sparse)
+        return batch.to(self.device)
+
+    def _outputs(self, x_BI: torch.Tensor) -> dict[str, NDArray[np.float64]]:
+        logit_BO = self.model.towers(self.model.body(x_BI))
+        outputs = predictions(self.model.tasks, logit_BO)
+        return {name: value_B.double().cpu().numpy() for name, value_B in outputs.items()}
 
     def _add_mixtures(self, x_BI: torch.Tensor) -> None:
         self._num_rows += len(x_BI)

@@ -53,6 +53,64 @@ def test_a_worker_that_keeps_dying_is_one_message(executor: RayExecutor) -> None
         list(executor.map(os._exit, [1]))
 
 
+def make_counter(folder: Path) -> tuple[Callable[[], list[int]], Callable[[list[int], int], tuple[int, int]]]:
+    """A state that notes each time it is made, and counts the items it had; item 13 kills its worker the first time."""
+
+    def make() -> list[int]:
+        (folder / f"made-{os.getpid()}").touch()
+        return []
+
+    def count(state: list[int], item: int) -> tuple[int, int]:
+        if item == 13 and not (folder / "died").exists():
+            (folder / "died").touch()
+            os._exit(1)
+        if item == 14:
+            raise DataError("number 14 is in the data", "remove it")
+        if item == 15:
+            os._exit(1)
+        state.append(item)
+        return item, len(state)
+
+    return make, count
+
+
+def test_a_state_is_made_once_per_worker_and_the_results_come_in_order(executor: RayExecutor, tmp_path: Path) -> None:
+    results = list(executor.map_with(*make_counter(tmp_path), range(12)))
+    assert [item for item, _ in results] == list(range(12))
+    made = len(list(tmp_path.glob("made-*")))
+    assert 1 <= made <= 2
+    # A worker's count grows by one with each of its items.
+    assert sum(count == 1 for _, count in results) == made
+    assert list(executor.map_with(*make_counter(tmp_path), [])) == []
+
+
+def test_a_worker_that_dies_is_replaced_and_its_items_are_done_again(executor: RayExecutor, tmp_path: Path) -> None:
+    results = list(executor.map_with(*make_counter(tmp_path), [1, 2, 13, 3, 4, 5]))
+    assert [item for item, _ in results] == [1, 2, 13, 3, 4, 5]
+    assert (tmp_path / "died").exists()
+
+
+def test_an_error_of_a_worker_with_a_state_is_raised_as_it_was(executor: RayExecutor, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="number 14 is in the data"):
+        list(executor.map_with(*make_counter(tmp_path), [1, 14, 2]))
+    with pytest.raises(SetupError, match="a worker process ended in the middle of its work"):
+        list(executor.map_with(*make_counter(tmp_path), [15]))
+
+
+def test_no_more_items_are_taken_than_workers_can_hold(executor: RayExecutor, tmp_path: Path) -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(100):
+            taken.append(item)
+            yield item
+
+    results = executor.map_with(*make_counter(tmp_path), items())
+    next(results)
+    assert len(taken) <= 10
+    results.close()  # type: ignore[attr-defined]
+
+
 def descendants(process: int) -> list[int]:
     children = [
         int(line) for file in Path(f"/proc/{process}/task").glob("*/children") for line in file.read_text().split()

@@ -228,7 +228,7 @@ def test_a_table_without_rows_is_its_headers(capsys: pytest.CaptureFixture[str])
     assert [line.split() for line in lines(capsys)] == [["task", "rows"]]
 
 
-def test_a_report_is_a_row_per_measured_task(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_is_a_row_and_a_sentence_per_measured_task(capsys: pytest.CaptureFixture[str]) -> None:
     auc = {"value": 0.75, "best": 0.8, "fraction_of_best": 0.83, "reason": None}
     tasks: list[dict[str, Any]] = [
         {
@@ -243,8 +243,11 @@ def test_a_report_is_a_row_per_measured_task(capsys: pytest.CaptureFixture[str])
         for name, positives in (("click", 4_000), ("like", 70))
     ]
     newer = {"item_id": {"values": 9_000, "newer": 108}, "user_id": {"values": 9_000, "newer": 0}}
-    print_report({"tasks": tasks, "alarms": ["an expert is dead"], "newer_values": newer})
-    headers, *rows, alarm, warning = lines(capsys)
+    summary = ["click: AUC 0.7500", "like: AUC 0.7500"]
+    report = {"tasks": tasks, "baseline": None, "summary": summary}
+    print_report({**report, "alarms": ["an expert is dead"], "newer_values": newer})
+    headers, *rows, first, second, alarm, warning = lines(capsys)
+    assert [first, second] == summary
     assert headers.split()[0] == "task"
     assert alarm == "warning: an expert is dead"
     assert warning == ("warning: item_id: 108 of 9,000 values (1.2%) are newer than the model and count as unseen")

@@ -302,7 +302,7 @@ def test_a_restart_stages_only_what_is_missing(tmp_path: Path, monkeypatch: pyte
         assert content_of(config) == expected
 
 
-class Processes:
+class Processes(InProcessExecutor):
     """Two processes of their own, which get all that they know with each item."""
 
     def map(self, function: Any, items: Any) -> Any:
