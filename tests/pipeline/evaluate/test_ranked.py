@@ -150,7 +150,6 @@ def test_slopes_are_the_derivatives_of_auc_and_average_precision(
     ranks = Ranks(place, where, Curve(counts.weights[0], bins.is_atom))
     if_positive, if_negative = ranks.precision_slopes()
     tolerance = 1e-9 if bins.is_atom[place].all() else 3 / num_bins
-    errors = []
     for row in rng.integers(0, 300, 12):
         others = weight.copy()
         others[row] = 0
@@ -161,9 +160,11 @@ def test_slopes_are_the_derivatives_of_auc_and_average_precision(
         share = (above + ties / 2) @ is_positive / (weight @ is_positive)
         assert ranks.positives_above()[row] == pytest.approx(share, abs=tolerance)
         slope = slope_of_precisions(prediction, is_positive, weight, row)
-        errors.append(abs((if_positive if is_positive[row] else if_negative)[row] - slope))
-    # In bins of several rows the slope of one row at the top can be far off, the slopes of most are not.
-    assert max(errors) < 1e-5 if tolerance == 1e-9 else np.mean(errors) < 0.08
+        expected = if_positive[row] if is_positive[row] else if_negative[row]
+        # Precision changes with each of the first rows, which share a bin or two where bins hold several rows.
+        is_in_first_bins = (prediction > prediction[row]).sum() < 12
+        in_bins = 0 if tolerance == 1e-9 else 1.0 if is_in_first_bins else 0.1
+        assert expected == pytest.approx(slope, abs=1e-5 + in_bins)
 
 
 def slope_of_precisions(prediction: Array, is_positive: Array, weight: Array, row: int) -> float:
