@@ -8,8 +8,8 @@ from pipeline.lock import locked
 def main(config: ConfigPath, set_: Overrides = None, overwrite: Overwrite = False) -> None:
     """Turn raw logs and their tables into training-ready shards."""
     run_config = load(config, set_)
+    from pipeline.preprocess.profiles.statistics import read_statistics
     from pipeline.preprocess.run import preprocess
-    from pipeline.preprocess.statistics import read_statistics
 
     with locked(run_config.workspace_dir, "preprocess"), executor_of(run_config) as executor, screen() as shown:
         index = preprocess(run_config, executor, shown.start_stage("preprocess"), overwrite=overwrite)

@@ -163,7 +163,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def print_report(report: dict[str, Any]) -> None:
     """The summary of an evaluation: a short table with a row per measured task, and a sentence on each."""
-    from pipeline.evaluate.report import summary_rows
+    from pipeline.evaluate.report.report import summary_rows
     from pipeline.train.checkpoints.lineage import describe_newer_values
 
     headers, rows = summary_rows(report)

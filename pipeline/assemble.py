@@ -18,7 +18,8 @@ from models.multitask import MultiTaskModel, table_groups
 from models.tasks import Task
 from pipeline.config import Section, build, nearest, or_else
 from pipeline.errors import ConfigError
-from pipeline.schema import Schema, WeightedMultiValuedFeature
+from pipeline.feature_kinds import WeightedMultiValuedFeature
+from pipeline.schema import Schema
 from pipeline.shards.manifest import DatasetIndex
 from pipeline.train.config import ChoiceConfig, ModelConfig
 

@@ -30,9 +30,9 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 
-from pipeline.evaluate.measure import measure  # noqa: E402
+from pipeline.evaluate.measure.measure import measure  # noqa: E402
+from pipeline.evaluate.metrics.resample import mix  # noqa: E402
 from pipeline.evaluate.prediction_table import Measured, map_part  # noqa: E402
-from pipeline.evaluate.resample import mix  # noqa: E402
 from pipeline.executor import InProcessExecutor  # noqa: E402
 
 SEED = 1

@@ -27,11 +27,11 @@ sys.path.insert(0, str(ROOT))
 from pipeline.config import build, read_config  # noqa: E402
 from pipeline.errors import StoppedError  # noqa: E402
 from pipeline.executor import InProcessExecutor  # noqa: E402
-from pipeline.preprocess.hashing import hash64  # noqa: E402
+from pipeline.feature_kinds import NUM_RESERVED_ROWS  # noqa: E402
+from pipeline.preprocess.columns.hashing import hash64  # noqa: E402
+from pipeline.preprocess.features.vocabulary import FILE_SCHEMA, Vocabulary  # noqa: E402
 from pipeline.preprocess.run import preprocess  # noqa: E402
-from pipeline.preprocess.vocabulary import FILE_SCHEMA, Vocabulary  # noqa: E402
 from pipeline.run_config import RunConfig  # noqa: E402
-from pipeline.schema import NUM_RESERVED_ROWS  # noqa: E402
 from pipeline.shards.manifest import SPARSE_PREFIX, read_index, write_index  # noqa: E402
 from pipeline.shards.vocabularies import vocabulary_path  # noqa: E402
 from pipeline.shards.writer import write_shard  # noqa: E402

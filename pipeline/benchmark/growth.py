@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pipeline.benchmark.log import VALIDATION_FROM, LogSpec
 from pipeline.benchmark.preprocess import MIN_COUNT, gatehouse, prepare_job
 from pipeline.benchmark.rounds import record, take_rounds
-from pipeline.evaluate.plots import BLUE, INK, MUTED, ORANGE
+from pipeline.evaluate.page.plots import BLUE, INK, MUTED, ORANGE
 from pipeline.executor import Progress
 
 GROWTH = "preprocess-growth"

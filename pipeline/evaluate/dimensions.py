@@ -13,13 +13,7 @@ from pipeline.config import nearest, or_else
 from pipeline.errors import ConfigError
 from pipeline.evaluate.config import SliceConfig
 from pipeline.evaluate.slices import Dimension, Numbers, Read, range_names
-from pipeline.preprocess.normalize import Normalization
-from pipeline.preprocess.numbers import parse_numbers
-from pipeline.preprocess.text import Codes, as_codes
-from pipeline.preprocess.times import MICROSECONDS, MICROSECONDS_PER_DAY, parse_times
-from pipeline.preprocess.transform import FittedTransform
-from pipeline.preprocess.vocabulary import Vocabulary
-from pipeline.schema import (
+from pipeline.feature_kinds import (
     NULL_ROW,
     NUM_RESERVED_ROWS,
     UNSEEN_ROW,
@@ -27,9 +21,15 @@ from pipeline.schema import (
     CategoricalFeature,
     Feature,
     NumericFeature,
-    Schema,
     TimePartFeature,
 )
+from pipeline.preprocess.columns.numbers import parse_numbers
+from pipeline.preprocess.columns.text import Codes, as_codes
+from pipeline.preprocess.columns.times import MICROSECONDS, MICROSECONDS_PER_DAY, parse_times
+from pipeline.preprocess.features.normalize import Normalization
+from pipeline.preprocess.features.vocabulary import Vocabulary
+from pipeline.preprocess.transform import FittedTransform
+from pipeline.schema import Schema
 from pipeline.shards.manifest import DENSE_COLUMN, KEY_PREFIX, SPARSE_PREFIX
 
 DAY, NEW_USER, NEW_ITEM = "day", "new_user", "new_item"

@@ -33,13 +33,14 @@ from pipeline.evaluate.prediction_table import (
 from pipeline.evaluate.slices import Dimension, Slicer
 from pipeline.evaluate.truth import Truth
 from pipeline.executor import Executor
+from pipeline.feature_kinds import NumericFeature
+from pipeline.preprocess.columns.labels import read_labels, read_weights, show_value
+from pipeline.preprocess.columns.numbers import parse_numbers
 from pipeline.preprocess.config import SourceConfig
-from pipeline.preprocess.formats import read_column_names
-from pipeline.preprocess.labels import read_labels, read_weights, show_value
-from pipeline.preprocess.numbers import parse_numbers
-from pipeline.preprocess.sources import Partition, count_rows, list_files, plan_partitions, read_partition
+from pipeline.preprocess.raw_files.formats import read_column_names
+from pipeline.preprocess.raw_files.sources import Partition, count_rows, list_files, plan_partitions, read_partition
 from pipeline.run_config import RunConfig
-from pipeline.schema import NumericFeature, Schema
+from pipeline.schema import Schema
 
 REMEDY = "name the column that has it under evaluate.predictions.columns"
 

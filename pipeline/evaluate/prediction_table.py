@@ -22,9 +22,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.files import retry, write_atomically
-from pipeline.preprocess.hashing import hash64
-from pipeline.preprocess.sample import RowOrder
-from pipeline.preprocess.text import as_codes
+from pipeline.preprocess.columns.hashing import hash64
+from pipeline.preprocess.columns.text import as_codes
+from pipeline.preprocess.profiles.sample import RowOrder
 from pipeline.schema import KeyColumns, TaskSchema
 
 UNIT_COLUMN = "unit_hash"

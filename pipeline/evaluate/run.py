@@ -15,14 +15,14 @@ from pipeline.evaluate.diagnostics.diagnose import SAMPLE_ROWS, diagnose
 from pipeline.evaluate.diagnostics.sample import sample_rows
 from pipeline.evaluate.dimensions import check_slices
 from pipeline.evaluate.finished_table import open_finished_table
-from pipeline.evaluate.measure import Measurement, measure
-from pipeline.evaluate.page import render_html
+from pipeline.evaluate.measure.measure import Measurement, measure
+from pipeline.evaluate.page.page import render_html
 from pipeline.evaluate.prediction_table import PredictionTable
-from pipeline.evaluate.report import build_report, write_report_json
+from pipeline.evaluate.report.report import build_report, write_report_json
 from pipeline.evaluate.scoring import PREDICTIONS_FOLDER, Scorer, read_finished_table, score_split
 from pipeline.evaluate.slices import Slicer
 from pipeline.executor import Executor, InProcessExecutor, Progress, counted
-from pipeline.preprocess.statistics import read_statistics
+from pipeline.preprocess.profiles.statistics import read_statistics
 from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import DatasetIndex, check_schema
 from pipeline.shards.remote import fetch_index, fetch_shards

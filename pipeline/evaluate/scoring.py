@@ -32,7 +32,7 @@ from pipeline.evaluate.truth import Truth, open_truth
 from pipeline.executor import Executor, Progress, counted
 from pipeline.files import write_text
 from pipeline.preprocess.config import SourceConfig
-from pipeline.preprocess.sources import describe_files, list_files
+from pipeline.preprocess.raw_files.sources import describe_files, list_files
 from pipeline.preprocess.transform import FittedTransform
 from pipeline.run_config import RunConfig
 from pipeline.shards.assignment import Piece, SampleOrder

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.preprocess.normalize import bucket_of
-from pipeline.preprocess.sample import QuantileSample, RowOrder
-from pipeline.preprocess.text import Codes
+from pipeline.preprocess.columns.text import Codes
+from pipeline.preprocess.features.normalize import bucket_of
+from pipeline.preprocess.profiles.sample import QuantileSample, RowOrder
 
 # In brackets, as a column could have the word itself.
 OTHER, NONE = "(other)", "(none)"

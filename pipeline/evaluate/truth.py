@@ -10,13 +10,13 @@ import pyarrow as pa
 from pipeline.errors import DataError
 from pipeline.evaluate.prediction_table import FloatArray, Measured
 from pipeline.executor import Executor, Progress
+from pipeline.preprocess.columns.text import as_codes
 from pipeline.preprocess.config import SourceConfig, TableConfig
-from pipeline.preprocess.formats import read_column_names
-from pipeline.preprocess.join import ColumnPlan, open_tables
-from pipeline.preprocess.join_staging import stage_table
-from pipeline.preprocess.join_table import JoinTable
-from pipeline.preprocess.sources import list_files
-from pipeline.preprocess.text import as_codes
+from pipeline.preprocess.joins.join import ColumnPlan, open_tables
+from pipeline.preprocess.joins.staging import stage_table
+from pipeline.preprocess.joins.table import JoinTable
+from pipeline.preprocess.raw_files.formats import read_column_names
+from pipeline.preprocess.raw_files.sources import list_files
 from pipeline.run_config import RunConfig
 
 

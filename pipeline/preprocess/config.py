@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from pipeline.config import Section
-from pipeline.schema import DEFAULT_TIME_UNIT, CountedTimeUnit
+from pipeline.feature_kinds import DEFAULT_TIME_UNIT, CountedTimeUnit
 
 WEIGHT_SUFFIX = "_weight"
 

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.feature_kinds import NULL_ROW, UNSEEN_ROW, BucketedFeature, WeightedMultiValuedFeature
 from pipeline.files import retry, write_json
-from pipeline.preprocess.keys import to_key
+from pipeline.preprocess.columns.keys import to_key
+from pipeline.preprocess.profiles.survey import Counts, dump_counts, load_counts
 from pipeline.preprocess.stage import NUMBER_PREFIX, StagedPart, map_batches, text_tables, write_staged
-from pipeline.preprocess.survey import Counts, dump_counts, load_counts
 from pipeline.preprocess.transform import FittedTransform
-from pipeline.schema import NULL_ROW, UNSEEN_ROW, BucketedFeature, WeightedMultiValuedFeature
 from pipeline.shards.manifest import (
     KEY_PREFIX,
     LABELS_COLUMN,

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.executor import Executor
-from pipeline.preprocess.distinct import Merged, merge_range, plan_ranges, write_vocabulary
 from pipeline.preprocess.earlier import Earlier
-from pipeline.preprocess.profile import ValueProfile
+from pipeline.preprocess.features.distinct import Merged, merge_range, plan_ranges, write_vocabulary
+from pipeline.preprocess.features.vocabulary import Vocabulary
+from pipeline.preprocess.profiles.profile import ValueProfile
+from pipeline.preprocess.profiles.survey import Survey
 from pipeline.preprocess.stage import text_tables
-from pipeline.preprocess.survey import Survey
 from pipeline.preprocess.transform import FittedTransform, load_encodings
-from pipeline.preprocess.vocabulary import Vocabulary
 from pipeline.schema import Schema
 from pipeline.shards.vocabularies import vocabulary_path
 

@@ -9,16 +9,16 @@ import pyarrow as pa
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.executor import Executor
+from pipeline.preprocess.checks.contract import check_rows, check_types
+from pipeline.preprocess.checks.quarantine import Quarantine, quarantine_table
+from pipeline.preprocess.columns.labels import check_classes
 from pipeline.preprocess.config import ContractConfig, OrderSplit, SourceConfig, SplitConfig
-from pipeline.preprocess.contract import check_rows, check_types
-from pipeline.preprocess.formats import format_of, read_column_names
-from pipeline.preprocess.join import join_tables, open_tables, plan_columns
-from pipeline.preprocess.join_table import JoinTable
-from pipeline.preprocess.labels import check_classes
-from pipeline.preprocess.quarantine import Quarantine, quarantine_table
-from pipeline.preprocess.sources import Partition, count_rows, list_files, plan_partitions, read_partition
+from pipeline.preprocess.joins.join import join_tables, open_tables, plan_columns
+from pipeline.preprocess.joins.table import JoinTable
+from pipeline.preprocess.raw_files.formats import format_of, read_column_names
+from pipeline.preprocess.raw_files.sources import Partition, count_rows, list_files, plan_partitions, read_partition
+from pipeline.preprocess.raw_files.unzip import UNZIPPED_FOLDER
 from pipeline.preprocess.split import assign_splits, check_split
-from pipeline.preprocess.unzip import UNZIPPED_FOLDER
 from pipeline.run_config import RunConfig
 from pipeline.schema import Schema
 

@@ -9,8 +9,8 @@ from pipeline.errors import UsageError
 from pipeline.files import explaining_space, sync_folder, write_text
 from pipeline.preprocess.earlier import Earlier
 from pipeline.preprocess.log import Part
-from pipeline.preprocess.sources import describe_files, list_files
-from pipeline.preprocess.unzip import UNZIPPED_FOLDER
+from pipeline.preprocess.raw_files.sources import describe_files, list_files
+from pipeline.preprocess.raw_files.unzip import UNZIPPED_FOLDER
 from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import INDEX_NAME, SHARD_PATTERNS, SIDE_PATTERNS
 from pipeline.shards.vocabularies import VOCABULARIES_FOLDER

@@ -12,19 +12,19 @@ from pipeline.config import dump
 from pipeline.errors import UsageError
 from pipeline.executor import Executor, Progress, counted
 from pipeline.files import write_json
-from pipeline.preprocess.contract import describe_added
-from pipeline.preprocess.drift import check_drift, describe_drift, find_drift, read_previous
+from pipeline.preprocess.checks.contract import describe_added
+from pipeline.preprocess.checks.drift import check_drift, describe_drift, find_drift, read_previous
+from pipeline.preprocess.checks.leakage import check_disjoint
 from pipeline.preprocess.earlier import forget_copy, read_earlier
 from pipeline.preprocess.encode import Written, look_up_part, plan_shards, write_planned
 from pipeline.preprocess.fitting import fit
-from pipeline.preprocess.formats import read_column_names
-from pipeline.preprocess.join_staging import stage_table
-from pipeline.preprocess.leakage import check_disjoint
+from pipeline.preprocess.joins.staging import stage_table
 from pipeline.preprocess.log import Part, RawLog, open_log
+from pipeline.preprocess.profiles.statistics import check_findings, describe, label_statistics
+from pipeline.preprocess.profiles.survey import Counts, Survey
+from pipeline.preprocess.raw_files.formats import read_column_names
 from pipeline.preprocess.restart import STAGING_FOLDER, finish, prepare_folder, sweep_finished
 from pipeline.preprocess.stage import stage_part, text_tables
-from pipeline.preprocess.statistics import check_findings, describe, label_statistics
-from pipeline.preprocess.survey import Counts, Survey
 from pipeline.preprocess.transform import FittedTransform
 from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import INDEX_NAME, SPLITS, STATISTICS_NAME, DatasetIndex, write_index

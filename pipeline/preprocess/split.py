@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import ConfigError, DataError
+from pipeline.preprocess.columns.hashing import hash64
+from pipeline.preprocess.columns.text import as_codes, as_text, is_text
 from pipeline.preprocess.config import ColumnSplit, HashSplit, OrderSplit, SplitConfig, TimeSplit
-from pipeline.preprocess.hashing import hash64
-from pipeline.preprocess.sources import locate
-from pipeline.preprocess.text import as_codes, as_text, is_text
+from pipeline.preprocess.raw_files.sources import locate
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ISO_TIME = re.compile(r"\d{4}-\d{2}-\d{2}([ T].*)?")

@@ -16,23 +16,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.feature_kinds import BucketedFeature, NumericFeature, TextFeature
 from pipeline.files import explaining_space, retry, write_atomically, write_json
-from pipeline.preprocess.distinct import Column, distinct_texts
-from pipeline.preprocess.features import read_dense, read_sparse
-from pipeline.preprocess.formats import format_of
-from pipeline.preprocess.hashing import hash64
-from pipeline.preprocess.keys import key_type
-from pipeline.preprocess.labels import defined_rows, read_weights, to_array
+from pipeline.preprocess.columns.hashing import hash64
+from pipeline.preprocess.columns.keys import key_type
+from pipeline.preprocess.columns.labels import defined_rows, read_weights, to_array
+from pipeline.preprocess.columns.text import as_codes
+from pipeline.preprocess.columns.values import SparseValues
+from pipeline.preprocess.features.distinct import Column, distinct_texts
+from pipeline.preprocess.features.kinds import read_dense, read_sparse
+from pipeline.preprocess.features.normalize import Moments, clip_and_log
 from pipeline.preprocess.log import Part, RawLog, RawRows
-from pipeline.preprocess.normalize import Moments, clip_and_log
-from pipeline.preprocess.profile import LengthProfile, NumberProfile
-from pipeline.preprocess.sample import QuantileSample, RowOrder
+from pipeline.preprocess.profiles.profile import LengthProfile, NumberProfile
+from pipeline.preprocess.profiles.sample import QuantileSample, RowOrder
+from pipeline.preprocess.profiles.survey import Survey
+from pipeline.preprocess.raw_files.formats import format_of
 from pipeline.preprocess.split import time_span
-from pipeline.preprocess.survey import Survey
-from pipeline.preprocess.text import as_codes
 from pipeline.preprocess.transform import as_lists
-from pipeline.preprocess.values import SparseValues
-from pipeline.schema import BucketedFeature, NumericFeature, Schema, TextFeature
+from pipeline.schema import Schema
 from pipeline.shards.manifest import KEY_PREFIX, LABELS_COLUMN, SPARSE_PREFIX, SPLITS, WEIGHT_COLUMN, WEIGHTS_PREFIX
 
 TRAIN = SPLITS.index("train")

@@ -12,11 +12,12 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from pipeline.errors import ArtifactError
+from pipeline.feature_kinds import BucketedFeature, SparseFeature
 from pipeline.files import retry, write_json
-from pipeline.preprocess.features import Places, fixed_encoding, read_dense, read_sparse
-from pipeline.preprocess.normalize import Normalization, bucket_of, to_inputs
-from pipeline.preprocess.vocabulary import HashBuckets, Vocabulary, encode
-from pipeline.schema import BucketedFeature, Schema, SparseFeature
+from pipeline.preprocess.features.kinds import Places, fixed_encoding, read_dense, read_sparse
+from pipeline.preprocess.features.normalize import Normalization, bucket_of, to_inputs
+from pipeline.preprocess.features.vocabulary import HashBuckets, Vocabulary, encode
+from pipeline.schema import Schema
 from pipeline.shards.manifest import shard_schema
 from pipeline.shards.vocabularies import VOCABULARIES_FOLDER, vocabulary_path
 

@@ -16,12 +16,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.preprocess.contract import refuse_broken
-from pipeline.preprocess.formats import check_columns, read_column_names
-from pipeline.preprocess.join import join_tables, open_tables, plan_columns
-from pipeline.preprocess.join_table import JoinTable
-from pipeline.preprocess.sources import Partition, plan_partitions, read_partition
-from pipeline.preprocess.text import as_codes, is_list
+from pipeline.preprocess.checks.contract import refuse_broken
+from pipeline.preprocess.columns.text import as_codes, is_list
+from pipeline.preprocess.joins.join import join_tables, open_tables, plan_columns
+from pipeline.preprocess.joins.table import JoinTable
+from pipeline.preprocess.raw_files.formats import check_columns, read_column_names
+from pipeline.preprocess.raw_files.sources import Partition, plan_partitions, read_partition
 from pipeline.preprocess.transform import FittedTransform
 from pipeline.run_config import RunConfig
 from pipeline.schema import Schema

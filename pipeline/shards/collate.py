@@ -13,7 +13,8 @@ from torchrec import KeyedJaggedTensor
 
 from models.batch import Batch
 from pipeline.errors import ArtifactError
-from pipeline.schema import ListFeature, Schema, WeightedMultiValuedFeature
+from pipeline.feature_kinds import ListFeature, WeightedMultiValuedFeature
+from pipeline.schema import Schema
 from pipeline.shards.manifest import DENSE_COLUMN, LABELS_COLUMN, SPARSE_PREFIX, WEIGHT_COLUMN, WEIGHTS_PREFIX
 
 

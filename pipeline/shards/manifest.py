@@ -11,8 +11,9 @@ from pydantic import Field, FiniteFloat, PositiveInt, ValidationError
 
 from pipeline.config import Section
 from pipeline.errors import ArtifactError
+from pipeline.feature_kinds import ListFeature, WeightedMultiValuedFeature
 from pipeline.files import retry, sha256_of, write_json
-from pipeline.schema import ListFeature, Schema, WeightedMultiValuedFeature
+from pipeline.schema import Schema
 
 INDEX_NAME = "index.json"
 # In the index beside the fields: the sha256 of each, so that a field that was edited is named.

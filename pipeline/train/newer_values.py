@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torchrec import KeyedJaggedTensor
 
-from pipeline.schema import UNSEEN_ROW
+from pipeline.feature_kinds import UNSEEN_ROW
 from pipeline.shards.manifest import DatasetIndex
 
 

@@ -11,8 +11,8 @@ from tampered import DATA_EXIT_CODE, gatehouse, one_line, read_shard
 
 from pipeline.config import build
 from pipeline.executor import InProcessExecutor
+from pipeline.preprocess.profiles.statistics import read_statistics
 from pipeline.preprocess.run import preprocess
-from pipeline.preprocess.statistics import read_statistics
 from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import DENSE_COLUMN
 from pipeline.train.run import train

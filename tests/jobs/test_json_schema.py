@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from jobs import json_schema
-from pipeline.schema import TIME_PART_VALUES
+from pipeline.feature_kinds import TIME_PART_VALUES
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "jobs" / "configs").glob("*.yaml"))
 

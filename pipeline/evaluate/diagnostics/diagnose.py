@@ -24,7 +24,7 @@ from pipeline.evaluate.prediction_table import (
     map_part,
 )
 from pipeline.executor import Progress
-from pipeline.preprocess.sample import RowOrder
+from pipeline.preprocess.profiles.sample import RowOrder
 from pipeline.train.predictor import Predictor
 
 SAMPLE_ROWS = 20_000

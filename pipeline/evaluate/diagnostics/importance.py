@@ -17,7 +17,8 @@ from models.batch import Batch
 from pipeline.evaluate.diagnostics.quality import HAS_LOG_LOSS, MAIN_METRICS, log_loss
 from pipeline.evaluate.prediction_table import FloatArray, Measured, measured_things
 from pipeline.executor import Progress
-from pipeline.schema import Feature, NumericFeature, Schema
+from pipeline.feature_kinds import Feature, NumericFeature
+from pipeline.schema import Schema
 
 Predict = Callable[[Batch], Mapping[str, FloatArray]]
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.evaluate.metrics.rows import MIN_PROBABILITY
 from pipeline.evaluate.prediction_table import FloatArray
-from pipeline.evaluate.rows import MIN_PROBABILITY
 
 QualityFunction = Callable[[FloatArray, FloatArray, FloatArray], float]
 

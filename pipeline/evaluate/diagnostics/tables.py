@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.batch import Batch
-from pipeline.schema import NULL_ROW, NUM_RESERVED_ROWS, UNSEEN_ROW
+from pipeline.feature_kinds import NULL_ROW, NUM_RESERVED_ROWS, UNSEEN_ROW
 from pipeline.train.checkpoints.reader import load_tensors, saved_sizes
 from pipeline.train.predictor import STATE_PREFIX, Predictor
 from pipeline.train.tables.initial_weights import table_of

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import ArtifactError
+from pipeline.feature_kinds import NUM_RESERVED_ROWS
 from pipeline.files import sha256_of
-from pipeline.schema import NUM_RESERVED_ROWS, Schema
+from pipeline.schema import Schema
 from pipeline.shards.manifest import DatasetIndex
 from pipeline.shards.vocabularies import VOCABULARIES_FOLDER, digest_vocabulary
 from pipeline.train.checkpoints.checkpoint import CheckpointManifest, VocabularyEntry

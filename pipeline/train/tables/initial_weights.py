@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor  # type: ignore[attr-defined]
 
-from pipeline.schema import UNSEEN_ROW
+from pipeline.feature_kinds import UNSEEN_ROW
 
 # A fixed bound and whole blocks keep old rows' values when a table grows.
 BOUND = 0.05

@@ -4,8 +4,9 @@ import torch
 
 from pipeline.assemble import build_model, check_model
 from pipeline.errors import ConfigError
+from pipeline.feature_kinds import NUM_RESERVED_ROWS
 from pipeline.run_config import RunConfig
-from pipeline.schema import NUM_RESERVED_ROWS, Schema
+from pipeline.schema import Schema
 from pipeline.shards.manifest import DatasetIndex, LabelStatistics, check_schema
 from pipeline.shards.remote import fetch_index, is_complete
 from pipeline.train.config import ModelConfig

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.evaluate import measure as measuring
-from pipeline.evaluate.measure import Measurement, measure
+from pipeline.evaluate.measure import measure as measuring
+from pipeline.evaluate.measure.measure import Measurement, measure
+from pipeline.evaluate.metrics.resample import mix
 from pipeline.evaluate.prediction_table import Measured
-from pipeline.evaluate.resample import mix
 from pipeline.executor import InProcessExecutor
 
 CLASSES = ("a", "b", "c")

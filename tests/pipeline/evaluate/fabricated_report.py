@@ -10,9 +10,9 @@ import numpy as np
 from fabricated_parts import hash_keys, write_parts
 
 from pipeline.evaluate.diagnostics.scores import ScoreDistribution
-from pipeline.evaluate.measure import Measurement, measure
+from pipeline.evaluate.measure.measure import Measurement, measure
 from pipeline.evaluate.prediction_table import Measured
-from pipeline.evaluate.report import build_report
+from pipeline.evaluate.report.report import build_report
 from pipeline.executor import InProcessExecutor
 
 NUM_ROWS = 4000

@@ -8,7 +8,7 @@ import pytest
 from fabricated_report import RANKED, make_history, make_inspections, make_report
 from headless_chromium import CHROMIUM, OpenPage
 
-from pipeline.evaluate.page import render_html
+from pipeline.evaluate.page.page import render_html
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
 

@@ -9,7 +9,7 @@ from fabricated_parts import TASKS, make_columns, measure_columns
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluate.resample import Z_95
+from pipeline.evaluate.metrics.resample import Z_95
 
 # A few shared values beside random ones, so that ties are common.
 probabilities = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.floats(0, 1))

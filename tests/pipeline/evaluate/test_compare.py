@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.evaluate.compare import Compared, adjust_slices, compute_gain, describe, describe_best, summarise
-from pipeline.evaluate.metrics import METRICS
-from pipeline.evaluate.resample import Estimate, adjust_p_values
-from pipeline.evaluate.rows import Metric
+from pipeline.evaluate.metrics.catalogue import METRICS
+from pipeline.evaluate.metrics.resample import Estimate, adjust_p_values
+from pipeline.evaluate.metrics.rows import Metric
+from pipeline.evaluate.report.compare import Compared, adjust_slices, compute_gain, describe, describe_best, summarise
 
 AUC, MAE = METRICS["binary"]["auc"], METRICS["regression"]["mae"]
 # Every standard deviation is that of these, times a factor.

@@ -16,7 +16,7 @@ from models.batch import Batch
 from pipeline.config import build
 from pipeline.evaluate.diagnostics.importance import permutation_importance, permute
 from pipeline.evaluate.diagnostics.quality import HAS_LOG_LOSS, MAIN_METRICS, auc, log_loss, mae, mean_auc
-from pipeline.evaluate.metrics import MAIN_METRIC, METRICS
+from pipeline.evaluate.metrics.catalogue import MAIN_METRIC, METRICS
 from pipeline.schema import Schema
 
 NAN = float("nan")

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.evaluate import diagnostic_plots
-from pipeline.evaluate.diagnostic_plots import (
+from pipeline.evaluate.diagnostics.scores import ScoreDistribution
+from pipeline.evaluate.page import diagnostic_plots
+from pipeline.evaluate.page.diagnostic_plots import (
     MAX_FEATURES,
     draw_importance,
     draw_matrix,
@@ -17,8 +18,7 @@ from pipeline.evaluate.diagnostic_plots import (
     draw_slice_weights,
     draw_tables,
 )
-from pipeline.evaluate.diagnostics.scores import ScoreDistribution
-from pipeline.evaluate.plots import BLUE, INK, LINE_COLORS, MUTED, ORANGE, PALE, draw_mean_weights
+from pipeline.evaluate.page.plots import BLUE, INK, LINE_COLORS, MUTED, ORANGE, PALE, draw_mean_weights
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -14,10 +14,10 @@ from trained_runs import other_run, train_run
 
 from pipeline.config import build
 from pipeline.errors import ArtifactError, ConfigError
-from pipeline.evaluate import measure as measuring
 from pipeline.evaluate import scoring
-from pipeline.evaluate.parts import Frame
-from pipeline.evaluate.passes import sum_range
+from pipeline.evaluate.measure import measure as measuring
+from pipeline.evaluate.measure.parts import Frame
+from pipeline.evaluate.measure.passes import sum_range
 from pipeline.evaluate.prediction_table import write_part
 from pipeline.evaluate.run import REPORT_HTML, REPORT_JSON, check_evaluate, evaluate, evaluate_table
 from pipeline.evaluate.scoring import PREDICTIONS_FOLDER
@@ -127,8 +127,8 @@ def test_a_report_in_smaller_pieces_has_the_same_values(
             held.append(len(self))
 
     monkeypatch.setattr(measuring, "MAX_RANGE_ROWS", 400)
-    monkeypatch.setattr("pipeline.evaluate.passes.Frame", CountedFrame)
-    monkeypatch.setattr("pipeline.evaluate.survey.Frame", CountedFrame)
+    monkeypatch.setattr("pipeline.evaluate.measure.passes.Frame", CountedFrame)
+    monkeypatch.setattr("pipeline.evaluate.measure.survey.Frame", CountedFrame)
     monkeypatch.setattr(scoring, "MAX_PART_ROWS", 300)
     monkeypatch.setattr(scoring, "NUM_PARTS", 1)
     config = other_run(trained, tmp_path / "run")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.evaluate.inspections import MAX_PAIRS, cosine_panels, expert_levels, gradient_figures
-from pipeline.evaluate.plots import DASHES, LINE_COLORS, MAX_LINE_POINTS, draw_lines, line_styles
+from pipeline.evaluate.page.inspections import MAX_PAIRS, cosine_panels, expert_levels, gradient_figures
+from pipeline.evaluate.page.plots import DASHES, LINE_COLORS, MAX_LINE_POINTS, draw_lines, line_styles
 
 EXPERTS = ["click 0", "like 0", "shared 0"]
 

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.errors import ArtifactError, DataError
-from pipeline.evaluate import measure as measuring
-from pipeline.evaluate import passes, ranked, survey
-from pipeline.evaluate.measure import measure
-from pipeline.evaluate.metrics import SLICE_METRICS
-from pipeline.evaluate.parts import Frame
+from pipeline.evaluate.measure import measure as measuring
+from pipeline.evaluate.measure import passes, survey
+from pipeline.evaluate.measure.measure import measure
+from pipeline.evaluate.measure.parts import Frame
+from pipeline.evaluate.metrics import ranked
+from pipeline.evaluate.metrics.catalogue import SLICE_METRICS
+from pipeline.evaluate.metrics.resample import count_units
 from pipeline.evaluate.prediction_table import Measured, measured_things
-from pipeline.evaluate.resample import count_units
 from pipeline.executor import InProcessExecutor, Item, Result
 from pipeline.schema import TaskSchema
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as reference
 
-from pipeline.evaluate.metrics import (
+from pipeline.evaluate.metrics.catalogue import (
     MAIN_METRIC,
     METRICS,
     SLICE_METRICS,
@@ -21,7 +21,7 @@ from pipeline.evaluate.metrics import (
     explain,
     name_in_report,
 )
-from pipeline.evaluate.rows import MIN_PROBABILITY
+from pipeline.evaluate.metrics.rows import MIN_PROBABILITY
 
 Array = NDArray[Any]
 # A few shared values beside random ones, so that ties are common.

@@ -10,10 +10,10 @@ import pytest
 from fabricated_report import RANKED, make_history, make_inspections, make_report
 from parsed_page import ParsedPage
 
-from pipeline.evaluate.page import MAX_ALARMS, TEMPLATES, TITLES, render_html
-from pipeline.evaluate.page_slices import MAX_PRINTED
-from pipeline.evaluate.page_summary import verdict
-from pipeline.evaluate.plots import MAX_TRAIN_POINTS, draw_calibration, draw_mean_weights, draw_training
+from pipeline.evaluate.page.page import MAX_ALARMS, TEMPLATES, TITLES, render_html
+from pipeline.evaluate.page.plots import MAX_TRAIN_POINTS, draw_calibration, draw_mean_weights, draw_training
+from pipeline.evaluate.page.slices import MAX_PRINTED
+from pipeline.evaluate.page.summary import verdict
 
 HEADINGS = ("h1", "h2", "h3", "h4")
 

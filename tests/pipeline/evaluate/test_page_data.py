@@ -7,8 +7,8 @@ from typing import Any
 from fabricated_report import make_report
 from parsed_page import ParsedPage
 
-from pipeline.evaluate.page import render_html
-from pipeline.evaluate.plots import draw_bars
+from pipeline.evaluate.page.page import render_html
+from pipeline.evaluate.page.plots import draw_bars
 
 
 def make_statistics(name: str = "price", text: str = "york") -> dict[str, Any]:

@@ -24,7 +24,7 @@ from pipeline.evaluate.prediction_table import (
 )
 from pipeline.evaluate.scoring import PREDICTIONS_FOLDER, read_finished_table
 from pipeline.executor import InProcessExecutor
-from pipeline.preprocess.hashing import hash64
+from pipeline.preprocess.columns.hashing import hash64
 from pipeline.run_config import RunConfig
 from pipeline.schema import KeyColumns, Schema
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as reference
 
-from pipeline.evaluate.ranked import (
+from pipeline.evaluate.metrics.ranked import (
     Bins,
     Curve,
     RankCounts,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from fabricated_parts import make_columns, measure_columns
 
-from pipeline.evaluate.measure import Measurement
+from pipeline.evaluate.measure.measure import Measurement
 from pipeline.evaluate.prediction_table import Measured
-from pipeline.evaluate.report import build_report, summary_rows, write_report_json
+from pipeline.evaluate.report.report import build_report, summary_rows, write_report_json
 
 
 def make_measurement() -> Measurement:

@@ -7,8 +7,8 @@ import pytest
 from fabricated_report import make_report
 from pydantic import ValidationError
 
-from pipeline.evaluate.report import REPORT_VERSION
-from pipeline.evaluate.report_form import Report, report_schema
+from pipeline.evaluate.report.form import Report, report_schema
+from pipeline.evaluate.report.report import REPORT_VERSION
 
 
 @pytest.mark.parametrize("has_baseline", [True, False])

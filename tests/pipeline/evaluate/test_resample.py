@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.evaluate.resample import Estimate, adjust_p_values, around, count_units, mix, p_value, spread
+from pipeline.evaluate.metrics.resample import Estimate, adjust_p_values, around, count_units, mix, p_value, spread
 
 HASHES = mix(np.arange(1, 100_001, dtype=np.uint64))
 

@@ -17,8 +17,8 @@ from pipeline.evaluate.config import EvaluateConfig
 from pipeline.evaluate.dimensions import check_slices, open_dimensions, read_days
 from pipeline.evaluate.slices import NONE, OTHER, Dimension, Slicer, Survey, range_names
 from pipeline.executor import InProcessExecutor
+from pipeline.preprocess.columns.text import Codes, as_codes
 from pipeline.preprocess.run import preprocess
-from pipeline.preprocess.text import Codes, as_codes
 from pipeline.preprocess.transform import FittedTransform
 from pipeline.run_config import RunConfig
 from pipeline.schema import Schema

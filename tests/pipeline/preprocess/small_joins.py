@@ -10,11 +10,13 @@ import pytest
 from small_logs import write_rows
 
 from pipeline.executor import Executor, InProcessExecutor
-from pipeline.preprocess import join, join_rows, join_table
+from pipeline.preprocess.columns.hashing import hash64
 from pipeline.preprocess.config import TableConfig
-from pipeline.preprocess.hashing import hash64
-from pipeline.preprocess.join import Joined, join_tables, open_tables, plan_columns
-from pipeline.preprocess.join_staging import stage_table
+from pipeline.preprocess.joins import join
+from pipeline.preprocess.joins import rows as join_rows
+from pipeline.preprocess.joins import table as join_table
+from pipeline.preprocess.joins.join import Joined, join_tables, open_tables, plan_columns
+from pipeline.preprocess.joins.staging import stage_table
 
 SMALL_BYTES = 2_000
 SMALL_ROWS = 20

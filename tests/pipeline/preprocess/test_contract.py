@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from pipeline.config import build
 from pipeline.errors import ConfigError, DataError
+from pipeline.preprocess.checks.contract import CheckedRows, check_rows, check_types, describe_added
+from pipeline.preprocess.checks.quarantine import Quarantine, quarantine_table
+from pipeline.preprocess.columns.labels import read_labels, read_weights
 from pipeline.preprocess.config import ContractConfig, OrderSplit, TimeSplit
-from pipeline.preprocess.contract import CheckedRows, check_rows, check_types, describe_added
-from pipeline.preprocess.features import read_dense
-from pipeline.preprocess.labels import read_labels, read_weights
-from pipeline.preprocess.quarantine import Quarantine, quarantine_table
-from pipeline.preprocess.sources import JOINED_FROM
+from pipeline.preprocess.features.kinds import read_dense
+from pipeline.preprocess.raw_files.sources import JOINED_FROM
 from pipeline.preprocess.split import assign_splits
 from pipeline.schema import Schema
 

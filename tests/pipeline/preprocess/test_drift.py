@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ArtifactError, DataError
+from pipeline.preprocess.checks.drift import Finding, check_drift, describe_drift, find_drift, psi, read_previous
 from pipeline.preprocess.config import DriftConfig
-from pipeline.preprocess.drift import Finding, check_drift, describe_drift, find_drift, psi, read_previous
-from pipeline.preprocess.profile import NumberProfile
-from pipeline.preprocess.sample import RowOrder
+from pipeline.preprocess.profiles.profile import NumberProfile
+from pipeline.preprocess.profiles.sample import RowOrder
 
 NUM_ROWS = 20_000
 

@@ -11,17 +11,24 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from pipeline.errors import DataError
-from pipeline.preprocess.features import Places, fixed_encoding, judge_dense, judge_sparse, read_dense, read_sparse
-from pipeline.preprocess.normalize import (
+from pipeline.feature_kinds import Feature, NumericFeature
+from pipeline.preprocess.columns.times import parse_times
+from pipeline.preprocess.columns.values import SparseValues
+from pipeline.preprocess.features.kinds import (
+    Places,
+    fixed_encoding,
+    judge_dense,
+    judge_sparse,
+    read_dense,
+    read_sparse,
+)
+from pipeline.preprocess.features.normalize import (
     Normalization,
     bucket_of,
     to_inputs,
 )
-from pipeline.preprocess.sample import QuantileSample, RowOrder
-from pipeline.preprocess.times import parse_times
-from pipeline.preprocess.values import SparseValues
-from pipeline.preprocess.vocabulary import HashBuckets
-from pipeline.schema import Feature, NumericFeature
+from pipeline.preprocess.features.vocabulary import HashBuckets
+from pipeline.preprocess.profiles.sample import QuantileSample, RowOrder
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(Feature)
 

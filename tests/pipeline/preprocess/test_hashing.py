@@ -4,7 +4,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.preprocess.hashing import hash64
+from pipeline.preprocess.columns.hashing import hash64
 
 MASK = (1 << 64) - 1
 

@@ -9,8 +9,8 @@ from small_logs import write_rows
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.preprocess.config import TableConfig
-from pipeline.preprocess.join import join_tables, open_tables, plan_columns
-from pipeline.preprocess.sources import locate
+from pipeline.preprocess.joins.join import join_tables, open_tables, plan_columns
+from pipeline.preprocess.raw_files.sources import locate
 
 
 def join(log: dict[str, Any], tables: list[TableConfig], needed: list[str]) -> tuple[pa.Table, list[Any]]:

@@ -25,10 +25,11 @@ from small_logs import log_columns, make_config, run, schema_section, write_rows
 from pipeline.errors import DataError
 from pipeline.executor import InProcessExecutor
 from pipeline.files import sha256_of
-from pipeline.preprocess import join_rows, join_staging
 from pipeline.preprocess.config import TableConfig
-from pipeline.preprocess.join import join_tables, open_tables, plan_columns
-from pipeline.preprocess.join_staging import RANGES_NAME, stage_table
+from pipeline.preprocess.joins import rows as join_rows
+from pipeline.preprocess.joins import staging as join_staging
+from pipeline.preprocess.joins.join import join_tables, open_tables, plan_columns
+from pipeline.preprocess.joins.staging import RANGES_NAME, stage_table
 from pipeline.preprocess.restart import STAGING_FOLDER
 from pipeline.preprocess.run import preprocess
 from pipeline.run_config import RunConfig

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import ConfigError, DataError
-from pipeline.preprocess.labels import (
+from pipeline.preprocess.columns.labels import (
     check_classes,
     defined_rows,
     impossible_rows,

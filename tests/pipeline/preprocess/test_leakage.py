@@ -11,7 +11,7 @@ from small_logs import NUM_ROWS, log_columns, make_config, run, write_rows
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.files import sha256_of
-from pipeline.preprocess import distinct
+from pipeline.preprocess.features import distinct
 from pipeline.run_config import RunConfig
 
 TRAIN_ROWS = 14

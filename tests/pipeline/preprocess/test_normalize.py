@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.preprocess.normalize import Moments, clip_and_log, standardise
-from pipeline.preprocess.numbers import MAX_FLOAT32
-from pipeline.schema import NumericFeature
+from pipeline.feature_kinds import NumericFeature
+from pipeline.preprocess.columns.numbers import MAX_FLOAT32
+from pipeline.preprocess.features.normalize import Moments, clip_and_log, standardise
 
 FLOATS = st.floats(-1e6, 1e6)
 

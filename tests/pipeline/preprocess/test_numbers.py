@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import DataError
-from pipeline.preprocess.numbers import Numbers, parse_numbers, unparsable
+from pipeline.preprocess.columns.numbers import Numbers, parse_numbers, unparsable
 
 
 def parse(values: pa.Array) -> Numbers:

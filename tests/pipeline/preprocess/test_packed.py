@@ -12,10 +12,10 @@ from small_logs import log_columns, read_split, run, write_rows
 
 from pipeline.config import build, parse_yaml
 from pipeline.errors import ConfigError, DataError
+from pipeline.feature_kinds import NULL_ROW
 from pipeline.preprocess.config import PackedConfig, SourceConfig
-from pipeline.preprocess.sources import plan_partitions, read_partition, read_table
+from pipeline.preprocess.raw_files.sources import plan_partitions, read_partition, read_table
 from pipeline.run_config import RunConfig
-from pipeline.schema import NULL_ROW
 
 SIMPLE = {"column": "p", "delimiter": " ", "field_delimiter": ":", "weight_delimiter": ":"}
 

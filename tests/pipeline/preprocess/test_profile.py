@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.preprocess import profile
-from pipeline.preprocess.profile import LengthProfile, NumberProfile, ValueProfile, bin_counts, bin_edges
-from pipeline.preprocess.sample import RowOrder, Sample
+from pipeline.preprocess.profiles import profile
+from pipeline.preprocess.profiles.profile import LengthProfile, NumberProfile, ValueProfile, bin_counts, bin_edges
+from pipeline.preprocess.profiles.sample import RowOrder, Sample
 
 NAN = float("nan")
 

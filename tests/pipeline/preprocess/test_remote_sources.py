@@ -13,8 +13,8 @@ from small_logs import write_rows
 from pipeline import storage
 from pipeline.errors import DataError, StorageError
 from pipeline.preprocess.config import SourceConfig
-from pipeline.preprocess.formats import read_column_names
-from pipeline.preprocess.sources import Partition, list_files, plan_partitions, read_partition, read_table
+from pipeline.preprocess.raw_files.formats import read_column_names
+from pipeline.preprocess.raw_files.sources import Partition, list_files, plan_partitions, read_partition, read_table
 
 ROWS = {"user": list(range(1000)), "tag": [f"tag {n % 7}" for n in range(1000)], "rate": [n / 8 for n in range(1000)]}
 WIDE_ROWS, WIDE_GROUP = 40_000, 5_000

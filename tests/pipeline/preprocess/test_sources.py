@@ -11,7 +11,7 @@ from small_logs import log_columns, write_rows
 
 from pipeline.errors import DataError
 from pipeline.preprocess.config import SourceConfig
-from pipeline.preprocess.sources import count_rows, list_files, plan_partitions, read_partition, read_table
+from pipeline.preprocess.raw_files.sources import count_rows, list_files, plan_partitions, read_partition, read_table
 
 ROWS = {"a": [1, 2, 3, None, 5], "b": ["x", None, "é,", '"q"', "z\nz"]}
 

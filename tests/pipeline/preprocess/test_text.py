@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import DataError
-from pipeline.preprocess.text import as_codes
+from pipeline.preprocess.columns.text import as_codes
 
 
 def texts_of(column: pa.Array | pa.ChunkedArray) -> list[str | None]:

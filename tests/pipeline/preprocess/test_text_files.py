@@ -15,11 +15,11 @@ from small_logs import log_columns, make_config, run, write_rows
 
 from pipeline.errors import DataError, StorageError, UsageError
 from pipeline.executor import InProcessExecutor
-from pipeline.preprocess import csv_files, text_files, unzip
 from pipeline.preprocess.config import SourceConfig
-from pipeline.preprocess.formats import read_column_names
+from pipeline.preprocess.raw_files import csv_files, text_files, unzip
+from pipeline.preprocess.raw_files.formats import read_column_names
+from pipeline.preprocess.raw_files.sources import Partition, count_rows, plan_partitions, read_partition, read_table
 from pipeline.preprocess.run import preprocess
-from pipeline.preprocess.sources import Partition, count_rows, plan_partitions, read_partition, read_table
 
 DELIMITERS = ("::", ":a:", "aab", ", ", "¦")
 

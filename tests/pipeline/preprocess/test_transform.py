@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ArtifactError, DataError
-from pipeline.preprocess.features import read_sparse
-from pipeline.preprocess.normalize import Normalization
+from pipeline.preprocess.features.kinds import read_sparse
+from pipeline.preprocess.features.normalize import Normalization
+from pipeline.preprocess.features.vocabulary import HashBuckets, Vocabulary
 from pipeline.preprocess.transform import Encoding, FittedTransform
-from pipeline.preprocess.vocabulary import HashBuckets, Vocabulary
 from pipeline.schema import Schema
 from pipeline.shards.manifest import shard_schema
 from pipeline.shards.vocabularies import vocabulary_path

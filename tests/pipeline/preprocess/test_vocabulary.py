@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ArtifactError
-from pipeline.preprocess import distinct, vocabulary
-from pipeline.preprocess.distinct import Column, distinct_texts, merge_range, plan_ranges, write_vocabulary
+from pipeline.preprocess.columns.text import as_codes
+from pipeline.preprocess.features import distinct, vocabulary
+from pipeline.preprocess.features.distinct import Column, distinct_texts, merge_range, plan_ranges, write_vocabulary
+from pipeline.preprocess.features.vocabulary import HashBuckets, Vocabulary, encode
 from pipeline.preprocess.stage import StagedPart, write_staged
-from pipeline.preprocess.text import as_codes
-from pipeline.preprocess.vocabulary import HashBuckets, Vocabulary, encode
 from pipeline.shards.vocabularies import digest_vocabulary, vocabulary_path
 
 Parts = list[list[str]]

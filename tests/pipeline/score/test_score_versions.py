@@ -10,7 +10,7 @@ import pytest
 from pipeline.config import build
 from pipeline.errors import DataError
 from pipeline.executor import InProcessExecutor
-from pipeline.preprocess import join
+from pipeline.preprocess.joins import join
 from pipeline.preprocess.run import preprocess
 from pipeline.preprocess.transform import FittedTransform
 from pipeline.run_config import RunConfig

@@ -21,14 +21,14 @@ from pipeline.config import build
 from pipeline.errors import ArtifactError
 from pipeline.evaluate.run import evaluate
 from pipeline.executor import InProcessExecutor
+from pipeline.feature_kinds import NUM_RESERVED_ROWS, UNSEEN_ROW
 from pipeline.files import sha256_of
 from pipeline.preprocess import fitting
-from pipeline.preprocess.distinct import write_vocabulary
+from pipeline.preprocess.features.distinct import write_vocabulary
+from pipeline.preprocess.features.vocabulary import Vocabulary
+from pipeline.preprocess.profiles.statistics import read_statistics
 from pipeline.preprocess.run import preprocess
-from pipeline.preprocess.statistics import read_statistics
-from pipeline.preprocess.vocabulary import Vocabulary
 from pipeline.run_config import RunConfig
-from pipeline.schema import NUM_RESERVED_ROWS, UNSEEN_ROW
 from pipeline.score.run import describe_ranking, score
 from pipeline.shards.manifest import SPARSE_PREFIX, LabelStatistics, Split, read_index
 from pipeline.shards.vocabularies import digest_vocabulary, vocabulary_path

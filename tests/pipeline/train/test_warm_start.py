@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import ArtifactError, UsageError
-from pipeline.preprocess.vocabulary import Vocabulary
+from pipeline.preprocess.features.vocabulary import Vocabulary
 from pipeline.run_config import RunConfig
 from pipeline.shards.vocabularies import vocabulary_path
 from pipeline.train.checkpoints.warm_start import WARM_START_NAME, describe_warm_start
