@@ -18,10 +18,12 @@ from pipeline.evaluate.finished_table import open_finished_table
 from pipeline.evaluate.measure.measure import Measurement, measure
 from pipeline.evaluate.page.page import render_html
 from pipeline.evaluate.prediction_table import PredictionTable
+from pipeline.evaluate.report.form import report_schema
 from pipeline.evaluate.report.report import build_report, write_report_json
 from pipeline.evaluate.scoring import PREDICTIONS_FOLDER, Scorer, read_finished_table, score_split
 from pipeline.evaluate.slices import Slicer
 from pipeline.executor import Executor, InProcessExecutor, Progress, counted
+from pipeline.files import write_json
 from pipeline.preprocess.profiles.statistics import read_statistics
 from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import DatasetIndex, check_schema
@@ -31,6 +33,7 @@ from pipeline.train.telemetry import read_history, read_inspections
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
+SCHEMA_JSON = "report.schema.json"
 SAMPLE_REQUESTS = 3
 SAMPLE_ROWS_PER_REQUEST = 5
 
@@ -128,6 +131,7 @@ def evaluate_table(
 
 def _write(config: RunConfig, report: dict[str, Any]) -> None:
     dump(config, config.report_dir)
+    write_json(config.report_dir / SCHEMA_JSON, report_schema())
     write_report_json(report, config.report_dir / REPORT_JSON)
 
 

@@ -46,7 +46,14 @@ def test_a_checkpoint_is_measured_and_the_report_named(
     assert "joint_purchase" in printed
     report = read_report(config)
     assert (report["model"]["path"], report["baseline"]) == (str(best), None)
-    assert {one["dimension"] for one in report["slices"]} == {"day", "new_user", "new_item"}
+    assert {one["dimension"] for one in report["slices"]} == {
+        "new_user",
+        "new_item",
+        "country",
+        "category",
+        "device",
+        "age",
+    }
 
     printed = run_evaluate(monkeypatch, capsys, "--config", written(config), "--baseline", str(best))
     report = read_report(config)

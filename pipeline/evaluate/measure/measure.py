@@ -87,7 +87,7 @@ def measure(
     sums = _sum_ranges(work, counts, parts, executor, division.ranges, progress)
     for (thing, models), sample in zip(known, samples, strict=True):
         _add_sampled(sums, thing, models, sample, num_replicates)
-    results = Results(work, counts, ranked, sums, slices, frozenset(keys), k)
+    results = Results(work, ranked, sums, slices, frozenset(keys), k)
     return Measurement(
         num_rows=division.num_rows,
         unit=(*keys, "row")[0],

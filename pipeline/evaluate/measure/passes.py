@@ -53,23 +53,17 @@ class Work:
 
 @dataclass
 class PieceCounts:
-    """Of a piece: its rows, its runs, the rows of each bin, and those of each bin of the histograms, [2, bins].
-
-    Arrays that come from another process may be read-only.
-    """
+    """Of a piece: its rows, its runs, the rows of each bin. Arrays that come from another process may be read-only."""
 
     rows: int
     runs: dict[RankKey, list[Path]] = field(default_factory=dict)
     ranked: dict[RankKey, RankCounts] = field(default_factory=dict)
-    histograms: dict[str, IntArray] = field(default_factory=dict)
 
     def add(self, other: "PieceCounts") -> None:
         self.rows += other.rows
         for key, counts in other.ranked.items():
             self.runs[key] += other.runs[key]
             self.ranked[key].add(counts)
-        for name, histogram in other.histograms.items():
-            self.histograms[name] = self.histograms[name] + histogram
 
 
 def count_piece(work: Work, scratch: Path, numbered: tuple[int, Piece]) -> PieceCounts:
@@ -94,18 +88,7 @@ def count_piece(work: Work, scratch: Path, numbered: tuple[int, Piece]) -> Piece
                 path = scratch / f"{len(result.runs)}-{number:05d}.arrow"
                 result.ranked[key] = write_run(path, columns[place], signed_weight, own, bins, num_slices)
                 result.runs[key] = [path]
-            if thing.kind == "binary" and model == models[0]:
-                result.histograms[thing.name] = _histogram(columns[0], label, fit.edges)
     return result
-
-
-def _histogram(prediction: FloatArray, label: FloatArray, edges: FloatArray) -> IntArray:
-    """Positive and negative rows in each bin, [2, bins]; what lies beyond the edges is in the outer bins."""
-    num_bins = len(edges) - 1
-    is_finite = np.isfinite(prediction)
-    place = np.clip(np.searchsorted(edges, prediction[is_finite], side="right") - 1, 0, num_bins - 1)
-    place += num_bins * (label[is_finite] != 1)
-    return np.bincount(place, minlength=2 * num_bins).reshape(2, num_bins)
 
 
 @dataclass

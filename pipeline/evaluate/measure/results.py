@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluate.measure.measured import BASELINE, MODEL, TRUTH
-from pipeline.evaluate.measure.passes import Key, PieceCounts, RangeSums, RankKey, Work
+from pipeline.evaluate.measure.passes import Key, RangeSums, RankKey, Work
 from pipeline.evaluate.metrics.calibration import calibration_curve
 from pipeline.evaluate.metrics.catalogue import (
     MAIN_METRIC,
@@ -34,7 +34,7 @@ class Results:
     """
 
     work: Work
-    counts: PieceCounts
+
     ranked: Mapping[RankKey, FloatArray]
     sums: RangeSums
     slices: Sequence[tuple[str, str]]
@@ -66,7 +66,6 @@ class Results:
             },
             "main_metric": MAIN_METRIC[thing.kind],
             "calibration_curve": self._calibration_curve(thing) if is_binary else [],
-            "score_histogram": self._score_histogram(thing) if is_binary else None,
         }
 
     def describe_slices(self, min_rows: int) -> list[dict[str, Any]]:
@@ -129,8 +128,3 @@ class Results:
     def _calibration_curve(self, thing: Measured) -> Sequence[Mapping[str, Any]]:
         sums = self.sums.sums.get((Key(thing.name, MODEL), 0), {})
         return calibration_curve(sums["calibration_error"])
-
-    def _score_histogram(self, thing: Measured) -> dict[str, list[float]]:
-        positives, negatives = self.counts.histograms[thing.name].tolist()
-        edges = self.work.fits[Key(thing.name, MODEL)].edges
-        return {"edges": edges.tolist(), "positives": positives, "negatives": negatives}

@@ -18,7 +18,6 @@ from pipeline.evaluate.metrics.rows import FloatArray, Reference, Rows
 from pipeline.evaluate.prediction_table import Measured
 
 MAX_SAMPLE_ROWS = 100_000
-NUM_HISTOGRAM_BINS = 40
 
 
 @dataclass
@@ -65,14 +64,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Fit:
-    """What the rows of one measured thing and model are measured with: bins per class, or one, if they are ranked.
-
-    `edges` are those of the histogram of a binary task's predictions.
-    """
+    """What the rows of one measured thing and model are measured with: bins per class, or one, if they are ranked."""
 
     reference: Reference
     bins: tuple[Bins, ...]
-    edges: FloatArray
 
     @classmethod
     def of(cls, models: Sequence[str], model: str, sample: Sample, kind: str, k: int, max_rows: int) -> "Fit":
@@ -86,10 +81,8 @@ class Fit:
         ordered = np.sort(outputs[np.isfinite(outputs).all(axis=1), 0])
         ends = np.arange(1, NUM_BUCKETS + 1) * len(ordered) // NUM_BUCKETS
         buckets = np.unique(ordered[ends[ends > 0] - 1])[:-1]
-        low, high = (ordered[0], ordered[-1]) if len(ordered) else (0.0, 1.0)
-        edges = np.linspace(low, high if high > low else low + 1, NUM_HISTOGRAM_BINS + 1)
         shift = float(label[len(label) // 2]) if len(label) else 0.0
-        return cls(Reference(shift, buckets, k), tuple(bins), edges)
+        return cls(Reference(shift, buckets, k), tuple(bins))
 
 
 def sample_piece(things: Sequence[tuple[Measured, Sequence[str]]], piece: Piece) -> tuple[int, list[Sample]]:

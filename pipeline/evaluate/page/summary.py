@@ -38,9 +38,9 @@ def summary_section(report: Mapping[str, Any]) -> dict[str, Any]:
     others = [words for flag, words in OTHER_EXPLANATIONS.items() if any(table[flag] for table in tables)]
     return {
         "sentences": [
-            {"text": sentence, "verdict": verdict(task, task["main_metric"], main), "near_best": _near_best(main)}
+            {"text": sentence, "verdict": verdict(task, name, task["metrics"][name])}
             for sentence, task in zip(report["summary"], tasks, strict=True)
-            for main in (task["metrics"][task["main_metric"]],)
+            for name in (task["main_metric"],)
         ],
         "gain": _gain(report["gain"]),
         "tables": tables,
@@ -114,15 +114,6 @@ def _metric_row(task: Mapping[str, Any], name: str, cell: Mapping[str, Any]) -> 
 def format_p(p: float | None) -> str:
     """For a column of p-values."""
     return UNDEFINED if p is None else format_p_value(p).removeprefix("p ").removeprefix("= ")
-
-
-def _near_best(cell: Mapping[str, Any]) -> str:
-    if cell["best"] is None or cell["value"] is None:
-        return ""
-    best = format_value(cell["best"])
-    if cell["fraction_of_best"] is None:
-        return f"the best possible is {best}"
-    return f"{format_fraction(cell['fraction_of_best'])} of the way from chance to the best possible {best}"
 
 
 def _gain(gain: Mapping[str, Any] | None) -> str:

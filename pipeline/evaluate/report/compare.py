@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.evaluate.metrics.catalogue import definition_of
 from pipeline.evaluate.metrics.resample import Estimate, adjust_p_values, around, p_value
 from pipeline.evaluate.metrics.rows import Metric
-from pipeline.evaluate.report.wording import format_difference, format_p_value, format_value, label_of
+from pipeline.evaluate.report.wording import format_difference, format_fraction, format_p_value, format_value, label_of
 
 SIGNIFICANCE = 0.05
 
@@ -113,7 +113,11 @@ def compute_gain(compared: Iterable[Compared]) -> dict[str, Any]:
 
 
 def summarise(task: Mapping[str, Any]) -> str:
-    """One sentence on the main metric of a task of the report, and whether it changed."""
+    """One sentence on the main metric of a task of the report, whether it changed, and how near it is to the best."""
+    return _summarise_change(task) + _near_best(task["metrics"][task["main_metric"]])
+
+
+def _summarise_change(task: Mapping[str, Any]) -> str:
     name = task["main_metric"]
     cell = task["metrics"][name]
     start = f"{task['name']}: {label_of(name)}"
@@ -141,6 +145,15 @@ def summarise(task: Mapping[str, Any]) -> str:
         f"{start}, {format_difference(abs(difference))} {verdict} than the baseline ({_interval(low, high)}, "
         f"{format_p_value(p)})"
     )
+
+
+def _near_best(cell: Mapping[str, Any]) -> str:
+    if cell["best"] is None or cell["value"] is None:
+        return ""
+    best = format_value(cell["best"])
+    if cell["fraction_of_best"] is None:
+        return f"; the best possible is {best}"
+    return f"; {format_fraction(cell['fraction_of_best'])} of the way from chance to the best possible {best}"
 
 
 def _interval(low: float | None, high: float | None) -> str:

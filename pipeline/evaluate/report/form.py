@@ -1,4 +1,4 @@
-"""The form of report.json, version 3: every field and what it means; `report_schema` gives it as a JSON schema.
+"""The form of report.json, version 4: every field and what it means; `report_schema` gives it as a JSON schema.
 
 The diagnostics are for people: `diagnostics/` says what they hold, and their form is not fixed.
 """
@@ -44,12 +44,6 @@ class CalibrationBucket(Form):
     high: float
 
 
-class ScoreHistogram(Form):
-    edges: list[float] = Field(description="of the bins: one more than there are bins")
-    positives: list[float] = Field(description="rows with label 1 in each bin")
-    negatives: list[float]
-
-
 class TaskReport(Form):
     name: str
     kind: Literal["binary", "multiclass", "regression", "watch_time"]
@@ -60,7 +54,6 @@ class TaskReport(Form):
     metrics: dict[str, TaskMetric]
     main_metric: str
     calibration_curve: list[CalibrationBucket]
-    score_histogram: ScoreHistogram | None
 
 
 class SliceTask(Form):
@@ -111,7 +104,7 @@ class NewerValues(Form):
 
 
 class Report(Form):
-    report_version: Literal[3]
+    report_version: Literal[4]
     title: str
     split: str
     rows: int

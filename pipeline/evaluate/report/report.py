@@ -18,7 +18,7 @@ from pipeline.evaluate.report.wording import (
 )
 from pipeline.files import write_text
 
-REPORT_VERSION = 3
+REPORT_VERSION = 4
 # What fits beside the names in a terminal; the page and report.json have the others.
 SUMMARY_METRICS = ("auc", "log_loss", "calibration", "gauc", "accuracy", "mae", "r2")
 

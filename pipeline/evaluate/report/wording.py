@@ -1,5 +1,6 @@
 """Names and numbers as the report writes them for people."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,11 +39,14 @@ def format_value(value: float | None) -> str:
 
 
 def format_difference(value: float | None) -> str:
-    """A difference of two values: as many decimals as they have, and a minus sign that is no hyphen."""
+    """A difference of two values: as many decimals as they have, or two digits of it, and a minus sign, no hyphen."""
     if value is None:
         return UNDEFINED
     size = abs(value)
-    text = f"{size:.4f}" if size == 0 or 5e-5 <= size < 5e-4 else format_value(size)
+    if 1e-6 <= size < 5e-5:
+        text = f"{size:.{1 - math.floor(math.log10(size))}f}"
+    else:
+        text = f"{size:.4f}" if size == 0 or 5e-5 <= size < 5e-4 else format_value(size)
     return f"\N{MINUS SIGN}{text}" if value < 0 else text
 
 

@@ -9,6 +9,7 @@ from pipeline.evaluate.metrics.catalogue import METRICS
 from pipeline.evaluate.metrics.resample import Estimate, adjust_p_values
 from pipeline.evaluate.metrics.rows import Metric
 from pipeline.evaluate.report.compare import Compared, adjust_slices, compute_gain, describe, describe_best, summarise
+from pipeline.evaluate.report.wording import format_difference
 
 AUC, MAE = METRICS["binary"]["auc"], METRICS["regression"]["mae"]
 # Every standard deviation is that of these, times a factor.
@@ -103,8 +104,15 @@ def test_p_values_are_adjusted_over_the_large_slices_of_each_task() -> None:
     assert [cell["log_loss"]["adjusted_p_value"] for cell in found] == [0.5] * 4 + [None]
 
 
-def sentence(kind: str, name: str, model: Estimate, baseline: Estimate | None) -> str:
-    metrics = {name: describe(model, baseline)}
+def sentence(
+    kind: str,
+    name: str,
+    model: Estimate,
+    baseline: Estimate | None,
+    metric: Metric = AUC,
+    truth: Estimate | None = None,
+) -> str:
+    metrics = {name: {**describe(model, baseline), **describe_best(metric, model, truth)}}
     return summarise({"name": "like", "kind": kind, "main_metric": name, "metrics": metrics})
 
 
@@ -183,3 +191,18 @@ def test_a_sentence_says_better_worse_or_no_difference(
     kind: str, name: str, model: Estimate, baseline: Estimate | None, expected: str
 ) -> None:
     assert sentence(kind, name, model, baseline) == f"like: {expected}"
+
+
+def test_a_sentence_says_how_near_the_best_possible_value_is() -> None:
+    of_chance = sentence("binary", "auc", estimate(0.725), None, AUC, estimate(0.75))
+    assert of_chance.endswith(" to 0.7446); 90.0% of the way from chance to the best possible 0.7500")
+    without_chance = sentence("regression", "mae", estimate(12.5), None, MAE, estimate(12.0))
+    assert without_chance.endswith("; the best possible is 12.00")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(1.234e-5, "0.000012"), (-3.2e-6, "\N{MINUS SIGN}0.0000032"), (4.4e-4, "0.0004"), (2e-8, "2.000e-08")],
+)
+def test_a_small_difference_is_written_without_an_exponent(value: float, expected: str) -> None:
+    assert format_difference(value) == expected

@@ -65,7 +65,7 @@ def test_report_json_reads_back_equal_and_leaves_no_other_file(tmp_path: Path) -
     write_report_json(report, tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == report
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
-    assert report["report_version"] == 3
+    assert report["report_version"] == 4
 
 
 def test_a_report_says_what_was_measured_and_on_how_many_units() -> None:
@@ -94,22 +94,13 @@ def test_a_task_section_names_its_space_and_counts_its_rows() -> None:
         0,
     )
     assert (joint["name"], joint["scope"], joint["rows"]) == ("joint_like", "all impressions", 400)
-    assert (watch["positives"], watch["calibration_curve"], watch["score_histogram"]) == (None, [], None)
+    assert (watch["positives"], watch["calibration_curve"]) == (None, [])
     assert (stay["kind"], list(stay["metrics"])) == ("watch_time", list(watch["metrics"]))
     assert (reaction["positives"], reaction["calibration_curve"]) == (None, [])
     assert list(reaction["metrics"]) == ["auc", "log_loss", "normalised_entropy", "accuracy"]
     assert [task["main_metric"] for task in (click, watch, stay, reaction)] == ["auc", "mae", "mae", "auc"]
     fields = "value low high reason baseline baseline_reason difference difference_low difference_high p_value"
     assert list(click["metrics"]["auc"]) == [*fields.split(), "best", "fraction_of_best"]
-
-
-def test_the_histogram_of_scores_counts_every_row_once() -> None:
-    click = make_report()["tasks"][0]
-    histogram = click["score_histogram"]
-    assert sum(histogram["positives"]) == click["positives"]
-    assert sum(histogram["positives"] + histogram["negatives"]) == 400
-    assert len(histogram["edges"]) == len(histogram["positives"]) + 1
-    assert (histogram["edges"][0], histogram["edges"][-1]) == (0.0, 1.0)
 
 
 def test_a_failed_write_keeps_the_old_report(tmp_path: Path) -> None:
