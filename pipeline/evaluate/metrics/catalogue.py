@@ -153,41 +153,62 @@ def _is_zero(place: int, reason: str, sums: FloatArray) -> str | None:
     return reason if sums[place] == 0 else None
 
 
-_CALIBRATION = Metric(calibration, _ratio, "nearer 1", partial(_is_zero, 1, "the labels sum to 0"))
+FRACTION = (0.0, 1.0)
+# Labels of a regression may be negative.
+_CALIBRATION = Metric(
+    calibration, _ratio, "nearer 1", partial(_is_zero, 1, "the labels sum to 0"), bounds=(-math.inf, math.inf)
+)
 _NO_USER = partial(_is_zero, 1, "no user has both classes")
 _NO_POSITIVE = partial(_is_zero, 1, "no request has a positive row")
 _OF_VALUES = {
     "mae": Metric(mae, _ratio, "lower"),
     "rmse": Metric(rmse, _root, "lower"),
-    "r2": Metric(r2, _explained, "higher", _has_no_spread),
+    "r2": Metric(r2, _explained, "higher", _has_no_spread, bounds=(-math.inf, 1.0)),
     "calibration": _CALIBRATION,
-    "xauc": Metric(xauc, value_of_xauc, "higher", partial(_is_zero, 1, "all labels are equal"), of_sample=True),
+    "xauc": Metric(
+        xauc, value_of_xauc, "higher", partial(_is_zero, 1, "all labels are equal"), of_sample=True, bounds=FRACTION
+    ),
 }
 # In the order of the report. Of a name that ends with @k the report gives the number.
 METRICS: dict[str, dict[str, Metric]] = {
     "binary": {
-        "auc": Metric(auc, value_of_auc, "higher", _auc_is_undefined, exact=exact_mean_auc, chance=0.5),
+        "auc": Metric(
+            auc, value_of_auc, "higher", _auc_is_undefined, exact=exact_mean_auc, chance=0.5, bounds=FRACTION
+        ),
         "average_precision": Metric(
-            average_precision, _ratio, "higher", partial(_is_zero, 1, "all labels are 0"), exact=exact_average_precision
+            average_precision,
+            _ratio,
+            "higher",
+            partial(_is_zero, 1, "all labels are 0"),
+            exact=exact_average_precision,
+            bounds=FRACTION,
         ),
         "log_loss": Metric(log_loss, _ratio, "lower"),
         "normalised_entropy": Metric(normalised_entropy, _over_entropy, "lower", _has_one_class),
         "calibration": _CALIBRATION,
         "calibration_error": Metric(calibration_error, _bucket_error, "lower"),
-        "gauc": Metric(gauc, _ratio, "higher", _NO_USER, "user", chance=0.5),
-        "gauc_unweighted": Metric(unweighted_gauc, _ratio, "higher", _NO_USER, "user", chance=0.5),
+        "gauc": Metric(gauc, _ratio, "higher", _NO_USER, "user", chance=0.5, bounds=FRACTION),
+        "gauc_unweighted": Metric(unweighted_gauc, _ratio, "higher", _NO_USER, "user", chance=0.5, bounds=FRACTION),
         "request_gauc": Metric(
             request_gauc, _ratio, "higher", partial(_is_zero, 1, "no request has both classes"), "request", chance=0.5
         ),
-        "ndcg@k": Metric(ndcg, _ratio, "higher", _NO_POSITIVE, "request"),
-        "recall@k": Metric(recall, _ratio, "higher", _NO_POSITIVE, "request"),
-        "mrr": Metric(mrr, _ratio, "higher", _NO_POSITIVE, "request"),
+        "ndcg@k": Metric(ndcg, _ratio, "higher", _NO_POSITIVE, "request", bounds=FRACTION),
+        "recall@k": Metric(recall, _ratio, "higher", _NO_POSITIVE, "request", bounds=FRACTION),
+        "mrr": Metric(mrr, _ratio, "higher", _NO_POSITIVE, "request", bounds=FRACTION),
     },
     "multiclass": {
-        "auc": Metric(mean_auc, value_of_mean_auc, "higher", _mean_auc_is_undefined, exact=exact_mean_auc, chance=0.5),
+        "auc": Metric(
+            mean_auc,
+            value_of_mean_auc,
+            "higher",
+            _mean_auc_is_undefined,
+            exact=exact_mean_auc,
+            chance=0.5,
+            bounds=FRACTION,
+        ),
         "log_loss": Metric(log_loss, _ratio, "lower"),
         "normalised_entropy": Metric(normalised_entropy, _over_entropy, "lower", _has_one_class),
-        "accuracy": Metric(accuracy, _ratio),
+        "accuracy": Metric(accuracy, _ratio, bounds=FRACTION),
     },
     "regression": _OF_VALUES,
     "watch_time": _OF_VALUES,
@@ -234,7 +255,7 @@ def estimate(metric: Metric, sums: FloatArray, measurable: Measurable, ranked: F
         replicates = value + (values[1:] - values[0])
     replicates[np.isinf(replicates)] = np.nan
     if math.isfinite(value):
-        return Estimate(value, None, replicates)
+        return Estimate(value, None, replicates, metric.bounds)
     reason = metric.describe_undefined(sums[:, 0]) if metric.describe_undefined else None
     return Estimate(None, reason or "the values are too large or too small to compute it", undefined)
 

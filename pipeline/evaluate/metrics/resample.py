@@ -70,10 +70,13 @@ class Estimate(NamedTuple):
     value: float | None
     reason: str | None
     replicates: FloatArray
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     def interval(self) -> Interval | None:
-        """Where the value lies with 95% confidence: 1.96 standard deviations of the replicates to both sides."""
-        return None if self.value is None else around(self.value, self.replicates)
+        """Where the value lies with 95% confidence: 1.96 standard deviations to both sides, as far as the bounds."""
+        interval = None if self.value is None else around(self.value, self.replicates)
+        lowest, highest = self.bounds
+        return interval and Interval(max(interval.low, lowest), min(interval.high, highest))
 
 
 def around(value: float, replicates: FloatArray) -> Interval | None:

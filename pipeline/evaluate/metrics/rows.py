@@ -4,6 +4,7 @@ Shapes: N rows, C classes of a multiclass task, M terms, K sums, U units, R colu
 after them, their bootstrap replicates.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -150,7 +151,7 @@ class Metric:
     numbers are only too large. `key` names the key that the metric needs. `exact` gives the value of the data from what
     was counted of the ranked rows: per class, [C, 4], won pairs, precisions at the positives, weight of the positives
     and of the negatives (`measure_rank_range`). One that is `of_sample` is computed on a sample. `chance` is the value
-    that it has without any skill.
+    that it has without any skill, `bounds` what no value is beyond.
     """
 
     terms: Callable[[Rows], Terms]
@@ -161,3 +162,4 @@ class Metric:
     exact: Callable[[FloatArray], float] | None = None
     of_sample: bool = False
     chance: float | None = None
+    bounds: tuple[float, float] = (0.0, math.inf)

@@ -48,6 +48,15 @@ def test_an_interval_is_two_standard_deviations_wide_on_both_sides() -> None:
     assert Estimate(None, "there are no rows", replicates).interval() is None
 
 
+def test_an_interval_ends_where_no_value_can_be() -> None:
+    replicates = np.array([0.5, 1.0, 0.7, 0.8])
+    unbounded = Estimate(0.9, None, replicates).interval()
+    bounded = Estimate(0.9, None, replicates, (0.0, 1.0)).interval()
+    assert unbounded is not None
+    assert unbounded.high > 1.0
+    assert bounded == (unbounded.low, 1.0)
+
+
 def test_there_is_no_interval_where_many_replicates_are_undefined() -> None:
     assert spread(np.array([0.1, 0.2] * 45 + [np.nan] * 10)) is not None
     assert spread(np.array([0.1, 0.2] * 44 + [np.nan] * 12)) is None
