@@ -34,21 +34,20 @@ def watch(monkeypatch: pytest.MonkeyPatch, columns: int = 120) -> Terminal:
     return output
 
 
-def set_clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A clock that stands still until its `now` is changed."""
-    clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    return clock
+    stopped = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: stopped.now))
+    return stopped
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
-def test_a_stage_is_two_plain_lines_where_no_one_watches(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    set_clock(monkeypatch)
+@pytest.mark.usefixtures("clock")
+def test_a_stage_is_two_plain_lines_where_no_one_watches(capsys: pytest.CaptureFixture[str]) -> None:
     with screen() as shown:
         show = shown.start_stage("score")
         for done in range(2_001):
@@ -57,9 +56,8 @@ def test_a_stage_is_two_plain_lines_where_no_one_watches(
 
 
 def test_a_long_stage_says_now_and_then_how_far_it_is(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], clock: SimpleNamespace
 ) -> None:
-    clock = set_clock(monkeypatch)
     with screen() as shown:
         show = shown.start_stage("train")
         show("steps", 0, 1_000, 0, "samples")
@@ -73,10 +71,7 @@ def test_a_long_stage_says_now_and_then_how_far_it_is(
     ]
 
 
-def test_every_phase_ends_with_a_line_of_its_own(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = set_clock(monkeypatch)
+def test_every_phase_ends_with_a_line_of_its_own(capsys: pytest.CaptureFixture[str], clock: SimpleNamespace) -> None:
     with screen() as shown:
         for name, phases in (("preprocess", ("partitions read", "shards written")), ("evaluate", ("batches",))):
             show = shown.start_stage(name)
@@ -96,9 +91,8 @@ def test_every_phase_ends_with_a_line_of_its_own(
 
 
 def test_a_phase_that_goes_on_from_the_middle_is_measured_from_there(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], clock: SimpleNamespace
 ) -> None:
-    clock = set_clock(monkeypatch)
     with screen() as shown:
         show = shown.start_stage("train")
         show("shards fetched", 3, 3, 900, "rows")
@@ -112,10 +106,7 @@ def test_a_phase_that_goes_on_from_the_middle_is_measured_from_there(
     ]
 
 
-def test_what_is_shown_again_and_again_is_one_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = set_clock(monkeypatch)
+def test_what_is_shown_again_and_again_is_one_line(capsys: pytest.CaptureFixture[str], clock: SimpleNamespace) -> None:
     with screen() as shown:
         show = shown.start_stage("train")
         for _ in range(100):
@@ -124,8 +115,7 @@ def test_what_is_shown_again_and_again_is_one_line(
     assert lines(capsys) == ["train ...", "train: 7 of 7 steps, loss 0.25"]
 
 
-def test_speed_is_that_of_late_and_does_not_count_what_was_there_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = set_clock(monkeypatch)
+def test_speed_is_that_of_late_and_does_not_count_what_was_there_before(clock: SimpleNamespace) -> None:
     pace = Pace(done=500, total=1_000, num_units=5_000)
     assert pace.describe("rows") == ("", "")
     for done, seconds in ((501, 4 * PACE_SECONDS), (511, 10), (521, 10), (531, 10), (531, 10 * PACE_SECONDS)):
@@ -145,9 +135,8 @@ def test_speed_is_that_of_late_and_does_not_count_what_was_there_before(monkeypa
     ],
 )
 def test_speed_has_three_digits_and_time_a_unit_that_fits(
-    monkeypatch: pytest.MonkeyPatch, seconds: float, rate: str, duration: str
+    clock: SimpleNamespace, seconds: float, rate: str, duration: str
 ) -> None:
-    clock = set_clock(monkeypatch)
     pace = Pace(0, 10, 0)
     clock.now += seconds
     pace.add(5, 12_500_000)
@@ -166,9 +155,8 @@ def test_a_failure_inside_the_screen_is_raised(capsys: pytest.CaptureFixture[str
     assert lines(capsys) == ["train ..."]
 
 
-def test_a_terminal_shows_a_bar_per_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_a_bar_per_phase(monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace) -> None:
     watched = watch(monkeypatch)
-    clock = set_clock(monkeypatch)
     with screen() as shown:
         for name, notes in (("preprocess", ("partitions read", "shards written")), ("train", ("steps, loss 0.25",))):
             show = shown.start_stage(name)

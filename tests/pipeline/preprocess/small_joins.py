@@ -20,6 +20,19 @@ from pipeline.preprocess.joins.staging import stage_table
 
 SMALL_BYTES = 2_000
 SMALL_ROWS = 20
+NUM_KEYS = 300
+each_form = pytest.mark.parametrize("form", ["memory", "staged"])
+
+
+def users() -> dict[str, Any]:
+    """Every second key, with a column of each sort."""
+    keys = np.random.default_rng(0).permutation(NUM_KEYS) * 2
+    return {
+        "user": keys.tolist(),
+        "age": [int(key) % 90 if key % 3 else None for key in keys],
+        "name": [f"name {key}" for key in keys],
+        "seen": [[int(key), 1] for key in keys],
+    }
 
 
 def make_table(folder: Path, columns: dict[str, Any], name: str = "users.parquet", **settings: Any) -> TableConfig:
@@ -49,6 +62,12 @@ def make_all_tables_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(join, "BROADCAST_BYTES", 0)
     monkeypatch.setattr(join_rows, "RANGE_BYTES", SMALL_BYTES)
     monkeypatch.setattr(join_rows, "PARTITION_ROWS", SMALL_ROWS)
+
+
+def keep_tables(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every table is in memory, as small ones are, or staged."""
+    if form == "staged":
+        make_all_tables_large(monkeypatch)
 
 
 def make_hashes_collide(monkeypatch: pytest.MonkeyPatch, num_hashes: int = 3) -> None:

@@ -1,4 +1,4 @@
-"""A small log with every kind of column, in every format, and the configuration that reads it."""
+"""A small log with every kind of column, in every format, the configuration that reads it, and what a run wrote."""
 
 import gzip
 import json
@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+import pytest
 
 from pipeline.config import build
 from pipeline.executor import InProcessExecutor
@@ -34,6 +35,13 @@ def log_columns() -> dict[str, list[Any]]:
         "mood": [None if row == 6 else ["cold", "warm", "hot"][row % 3] for row in rows],
         "share": [row % 4 / 2 for row in rows],
     }
+
+
+def with_value(column: str, row: int, value: Any) -> dict[str, list[Any]]:
+    """The small log with another value in one place."""
+    columns = log_columns()
+    columns[column][row] = value
+    return columns
 
 
 def schema_section() -> dict[str, Any]:
@@ -101,8 +109,34 @@ def make_config(folder: Path, log: str = "log.parquet", **sections: Any) -> RunC
     return build(RunConfig, data, "test.yaml")
 
 
+def prepare(folder: Path, columns: dict[str, Any] | None = None, **sections: Any) -> RunConfig:
+    """Writes a log, the small one if none is given, and makes the configuration of a run that reads it."""
+    write_rows(folder / "log.parquet", columns or log_columns())
+    return make_config(folder, **sections)
+
+
 def run(config: RunConfig, overwrite: bool = False) -> DatasetIndex:
     return preprocess(config, InProcessExecutor(), overwrite=overwrite)
+
+
+def fails(
+    folder: Path, error: type[Exception], message: str, columns: dict[str, Any] | None = None, **sections: Any
+) -> None:
+    """A run as `prepare` makes it ends with this error."""
+    config = prepare(folder, columns, **sections)
+    with pytest.raises(error, match=message):
+        run(config)
+
+
+def statistics(config: RunConfig) -> Any:
+    return json.loads((config.dataset_dir / "statistics.json").read_bytes())
+
+
+def vocabulary(config: RunConfig, table: str) -> dict[str, int]:
+    """How often each value of a table was counted, in the order of their rows."""
+    with pa.ipc.open_file(config.dataset_dir / "vocabularies" / f"{table}.arrow") as reader:
+        columns = reader.read_all().to_pydict()
+    return dict(zip(columns["value"], columns["count"], strict=True))
 
 
 def read_split(config: RunConfig, index: DatasetIndex, split: Split) -> pa.Table:

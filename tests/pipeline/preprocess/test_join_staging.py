@@ -1,7 +1,6 @@
-"""Staged tables: what they join is what pandas and the tables in memory join, in bounded pieces, and after a kill."""
+"""Staged tables: what they join is what pandas and the tables in memory join, in bounded pieces."""
 
 import json
-import shutil
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -14,49 +13,33 @@ import pyarrow as pa
 import pytest
 from small_joins import (
     assert_same_rows,
+    each_form,
     join_to,
+    keep_tables,
     make_all_tables_large,
     make_hashes_collide,
     make_table,
     random_keys,
+    users,
 )
-from small_logs import log_columns, make_config, run, schema_section, write_rows
+from small_logs import write_rows
 
 from pipeline.errors import DataError
 from pipeline.executor import InProcessExecutor
-from pipeline.files import sha256_of
 from pipeline.preprocess.config import TableConfig
 from pipeline.preprocess.joins import rows as join_rows
 from pipeline.preprocess.joins import staging as join_staging
 from pipeline.preprocess.joins.join import join_tables, open_tables, plan_columns
 from pipeline.preprocess.joins.staging import RANGES_NAME, stage_table
-from pipeline.preprocess.restart import STAGING_FOLDER
-from pipeline.preprocess.run import preprocess
-from pipeline.run_config import RunConfig
-
-FORMS = ["memory", "staged"]
-NUM_KEYS = 300
 
 
-def users(num_rows: int = NUM_KEYS) -> dict[str, Any]:
-    """Every second key, with a column of each sort."""
-    keys = np.random.default_rng(0).permutation(num_rows) * 2
-    return {
-        "user": keys.tolist(),
-        "age": [int(key) % 90 if key % 3 else None for key in keys],
-        "name": [f"name {key}" for key in keys],
-        "seen": [[int(key), 1] for key in keys],
-    }
-
-
-@pytest.mark.parametrize("form", FORMS)
+@each_form
 @pytest.mark.parametrize("num_hashes", [None, 1, 3])
 @pytest.mark.parametrize("kind", ["integer", "text"])
 def test_a_join_is_what_pandas_merges(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, num_hashes: int | None, kind: str
 ) -> None:
-    if form == "staged":
-        make_all_tables_large(monkeypatch)
+    keep_tables(form, monkeypatch)
     if num_hashes:
         make_hashes_collide(monkeypatch, num_hashes)
     for seed in range(3):
@@ -108,12 +91,11 @@ def test_a_column_that_partitions_have_in_other_types_has_one_type_in_all_ranges
         join_to({"user": [1]}, [config], ["age"], staging=tmp_path / "other")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@each_form
 def test_categories_views_and_nested_values_of_several_files_come_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    if form == "staged":
-        make_all_tables_large(monkeypatch)
+    keep_tables(form, monkeypatch)
     for number in range(3):
         columns = {
             "user": pa.array([f"u{number}{row}" for row in range(100)]).dictionary_encode(),
@@ -133,7 +115,7 @@ def test_categories_views_and_nested_values_of_several_files_come_through(
 
 def test_no_step_holds_more_rows_than_a_partition_or_a_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     columns = {"user": list(range(20_000)), "age": list(range(20_000))}
-    config = make_table(tmp_path, columns)
+    config = TableConfig(path=str(write_rows(tmp_path / "users.parquet", columns, group_rows=100)), key="user")
     make_all_tables_large(monkeypatch)
     monkeypatch.setattr(join_rows, "PARTITION_ROWS", 500)
     monkeypatch.setattr(join_rows, "RANGE_BYTES", 20_000)
@@ -154,12 +136,11 @@ def test_no_step_holds_more_rows_than_a_partition_or_a_range(tmp_path: Path, mon
     assert max(held["merge_range"]) < 1_000
 
 
-@pytest.mark.parametrize("form", FORMS)
+@each_form
 def test_a_log_without_rows_or_keys_and_a_table_without_needed_columns_are_joined(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    if form == "staged":
-        make_all_tables_large(monkeypatch)
+    keep_tables(form, monkeypatch)
     config = make_table(tmp_path, users())
     nothing = join_to({"user": pa.array([], pa.int64())}, [config], ["age", "name"], staging=tmp_path / "a").rows
     assert nothing.schema.types == [pa.int64(), pa.int64(), pa.string()]
@@ -189,125 +170,14 @@ def test_a_lookup_opens_only_the_ranges_of_its_keys(tmp_path: Path, monkeypatch:
     assert not (folder / "parts").exists()
 
 
-# --- errors
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_both_rows_of_a_key_that_stands_twice_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
-) -> None:
-    for number, first in enumerate((0, 100, 200)):
-        keys = [*range(first, first + 100)]
-        keys[40] = 77 if number == 2 else keys[40]
-        write_rows(tmp_path / "users" / f"{number}.csv", {"user": keys, "age": keys})
-    config = TableConfig(path=str(tmp_path / "users"), key="user")
-    if form == "staged":
-        make_all_tables_large(monkeypatch)
-    with pytest.raises(DataError, match=r"key user = 77 stands in .*0\.csv, row 78 and in .*2\.csv, row 41"):
-        join_to({"user": [1]}, [config], ["age"], staging=tmp_path / "staging")
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_a_table_without_a_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
-    if form == "staged":
-        make_all_tables_large(monkeypatch)
-    config = make_table(tmp_path, {"user": pa.nulls(3, pa.int64()), "age": [1, 2, 3]})
-    with pytest.raises(DataError, match=r"users\.parquet holds no row with a key"):
-        join_to({"user": [1]}, [config], ["age"], staging=tmp_path / "staging")
-
-
-# --- the whole stage
-
-
-def prepare(folder: Path) -> RunConfig:
-    """The small log with a table of users, some unknown, and one of the cities that the former brings in."""
-    columns = log_columns() | {"user": [row * 7 % 800 for row in range(20)]}
-    del columns["city"]
-    write_rows(folder / "log.parquet", columns)
-    table = users()
-    table["city"] = [["york", "bath", None][key % 3] for key in table["user"]]
-    write_rows(folder / "users.parquet", table)
-    write_rows(folder / "cities.csv", {"city": ["york", "bath"], "size": [9, 5]})
-    schema = schema_section()
-    schema["features"] += [
-        {"name": "age", "kind": "numeric"},
-        {"name": "seen", "kind": "history", "table": "item"},
-        {"name": "size", "kind": "numeric"},
-    ]
-    tables = [{"path": "users.parquet", "key": "user"}, {"path": "cities.csv", "key": "city"}]
-    return make_config(folder, schema=schema, tables=tables, rows_per_partition=3)
-
-
-def content_of(config: RunConfig) -> dict[str, str]:
-    files = (file for file in sorted(config.dataset_dir.rglob("*")) if file.is_file())
-    return {str(file.relative_to(config.dataset_dir)): sha256_of(file) for file in files}
-
-
-def test_a_dataset_with_staged_tables_has_the_bytes_of_one_with_tables_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = prepare(tmp_path)
-    run(config)
-    expected = content_of(config)
-    make_all_tables_large(monkeypatch)
-    for executor in (InProcessExecutor(), InProcessExecutor(3)):
-        preprocess(config, executor, overwrite=True)
-        assert content_of(config) == expected
-    assert not (config.dataset_dir / STAGING_FOLDER).exists()
-
-
-class Killed(InProcessExecutor):
-    """Is killed when so many items are done."""
-
-    def __init__(self, num_items: int) -> None:
-        super().__init__()
-        self.num_items = num_items
-
-    def map(self, function: Any, items: Any) -> Any:
-        for result in super().map(function, items):
-            self.num_items -= 1
-            if self.num_items < 0:
-                raise KeyboardInterrupt
-            yield result
-
-
-def test_a_restart_stages_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = prepare(tmp_path)
-    run(config)
-    expected = content_of(config)
-    make_all_tables_large(monkeypatch)
-    done: list[tuple[str, Any]] = []
-    for name in ("read_sorted", "merge_range"):
-        real = getattr(join_staging, name)
-
-        def counted(*arguments: Any, real: Any = real, name: str = name) -> pa.RecordBatch:
-            done.append((name, arguments[-1] if name == "merge_range" else arguments[-2:]))
-            return real(*arguments)
-
-        monkeypatch.setattr(join_staging, name, counted)
-    shutil.rmtree(config.dataset_dir)
-    run(config)
-    everything = list(done)
-    num_parts = sum(name == "read_sorted" for name, _ in everything) - 1  # of the users: the cities are one
-    assert num_parts > 5
-    for num_items in (3, num_parts + 4, len(everything) - 1, len(everything) + 3):
-        shutil.rmtree(config.dataset_dir)
-        done.clear()
-        with pytest.raises(KeyboardInterrupt):
-            preprocess(config, Killed(num_items))
-        # A file that a kill left half written.
-        folder = config.dataset_dir / STAGING_FOLDER / "table-000"
-        (folder / ".range-00001.arrow.77.partial").write_bytes(b"half")
-        run(config)
-        assert sorted(done, key=str) == sorted(everything, key=str)
-        assert content_of(config) == expected
-
-
 class Processes(InProcessExecutor):
-    """Two processes of their own, which get all that they know with each item."""
+    """Two new processes each time, which get all that they know with each item."""
 
     def map(self, function: Any, items: Any) -> Any:
-        with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        # They are forked from a process that has imported what they need, and nothing else.
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["pytest", "pipeline.preprocess.joins.join"])
+        with ProcessPoolExecutor(2, context) as pool:
             yield from pool.map(function, items)
 
 
@@ -321,3 +191,28 @@ def test_processes_look_up_what_others_staged(tmp_path: Path, monkeypatch: pytes
     stage_table(table, Processes())
     found = Processes().map(partial(join_tables, tables=[table], source="log.csv"), log)
     assert [joined.rows for joined in found] == expected
+
+
+# --- errors
+
+
+@each_form
+def test_both_rows_of_a_key_that_stands_twice_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    for number, first in enumerate((0, 100, 200)):
+        keys = [*range(first, first + 100)]
+        keys[40] = 77 if number == 2 else keys[40]
+        write_rows(tmp_path / "users" / f"{number}.csv", {"user": keys, "age": keys})
+    config = TableConfig(path=str(tmp_path / "users"), key="user")
+    keep_tables(form, monkeypatch)
+    with pytest.raises(DataError, match=r"key user = 77 stands in .*0\.csv, row 78 and in .*2\.csv, row 41"):
+        join_to({"user": [1]}, [config], ["age"], staging=tmp_path / "staging")
+
+
+@each_form
+def test_a_table_without_a_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    keep_tables(form, monkeypatch)
+    config = make_table(tmp_path, {"user": pa.nulls(3, pa.int64()), "age": [1, 2, 3]})
+    with pytest.raises(DataError, match=r"users\.parquet holds no row with a key"):
+        join_to({"user": [1]}, [config], ["age"], staging=tmp_path / "staging")

@@ -1,6 +1,5 @@
 """Tables with several versions of a key: which one a row takes, by hand and by pandas; what is counted and refused."""
 
-import json
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_joins import (
-    assert_same_rows,
-    join_to,
-    make_all_tables_large,
-    make_hashes_collide,
-    make_table,
-    random_keys,
-)
-from small_logs import log_columns, make_config, read_split, run, schema_section, write_rows
+from small_joins import assert_same_rows, each_form, join_to, keep_tables, make_hashes_collide, make_table, random_keys
+from small_logs import log_columns, make_config, read_split, run, schema_section, statistics, write_rows
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.preprocess.config import TableConfig
 
-FORMS = ["memory", "staged"]
 BEFORE_ALL = pd.Timestamp("1700-01-01")
 
 
@@ -42,14 +33,13 @@ def test_a_row_takes_the_latest_version_that_is_not_after_its_own_time(tmp_path:
     assert np.flatnonzero(found.counts[0]["before_first_version"]).tolist() == [5]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@each_form
 @pytest.mark.parametrize("num_hashes", [None, 1, 3])
 @pytest.mark.parametrize("kind", ["integer", "text"])
 def test_a_join_is_what_pandas_merges_as_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, num_hashes: int | None, kind: str
 ) -> None:
-    if form == "staged":
-        make_all_tables_large(monkeypatch)
+    keep_tables(form, monkeypatch)
     if num_hashes:
         make_hashes_collide(monkeypatch, num_hashes)
     start = pd.Timestamp("2024-01-01")
@@ -78,12 +68,11 @@ def test_a_join_is_what_pandas_merges_as_of(
         assert found.counts[0]["before_first_version"].any()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@each_form
 def test_no_value_is_of_a_version_after_the_time_of_its_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    if form == "staged":
-        make_all_tables_large(monkeypatch)
+    keep_tables(form, monkeypatch)
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"user": rng.integers(0, 30, 500), "since": rng.integers(0, 10**9, 500)})
     columns: dict[str, Any] = table.drop_duplicates().to_dict("list")
@@ -138,13 +127,12 @@ def test_a_table_that_brings_in_the_time_comes_before_the_one_that_needs_it(tmp_
 # --- errors
 
 
-@pytest.mark.parametrize("form", FORMS)
+@each_form
 @pytest.mark.parametrize(("since", "shown"), [(datetime(2024, 1, 3), "2024-01-03 00:00:00"), (None, "null")])
 def test_both_rows_with_one_key_and_time_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, since: Any, shown: str
 ) -> None:
-    if form == "staged":
-        make_all_tables_large(monkeypatch)
+    keep_tables(form, monkeypatch)
     times = [datetime(2024, 1, 2), since, since, since]
     config = versions(tmp_path, times)
     with pytest.raises(
@@ -195,7 +183,7 @@ def test_a_dataset_has_the_versions_of_its_rows_and_statistics_count_those_befor
     levels = np.concatenate([part["dense"].combine_chunks().flatten().to_numpy().reshape(-1, 3)[:, 2] for part in rows])
     # Users 0 to 3 in turn: null is 0.
     assert levels.tolist() == [0.0] * 12 + [1.0] * 8
-    found = json.loads((config.dataset_dir / "statistics.json").read_bytes())
+    found = statistics(config)
     (table,) = found["joined_tables"].values()
     assert table == {
         "missing_keys": {"train": 3, "validation": 0, "test": 0},

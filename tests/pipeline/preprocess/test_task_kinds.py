@@ -1,13 +1,21 @@
 """Every kind of task and the row weights, from a raw log to batches; and what a dataset without enough weight says."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 import torch
-from small_logs import every_kind_section, log_columns, make_config, read_split, run, schema_section, write_rows
+from small_logs import (
+    every_kind_section,
+    log_columns,
+    make_config,
+    read_split,
+    run,
+    schema_section,
+    statistics,
+    write_rows,
+)
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.run_config import RunConfig
@@ -73,7 +81,7 @@ def test_the_statistics_of_watch_times_are_over_the_rows_where_the_task_is_defin
 def test_statistics_count_the_rows_of_each_class_and_those_without_weight(tmp_path: Path) -> None:
     config = prepare(tmp_path)
     run(config)
-    found = json.loads((config.dataset_dir / "statistics.json").read_bytes())
+    found = statistics(config)
     assert found["zero_weight_rows"] == {"train": 4, "validation": 1, "test": 0}
     mood = found["tasks"]["mood"]
     assert mood["classes"] == {

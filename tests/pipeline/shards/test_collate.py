@@ -1,8 +1,6 @@
-"""Tables to batches against a naive reference: bags, padding, null labels, weights, and ids outside their table."""
+"""Tables to batches against a naive reference: bags, padding, null labels, and ids outside their table."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive_rows import MIXED, NUM_EMBEDDINGS, Rows, rows
 from torch import Tensor
 
 from models.batch import Batch
@@ -17,68 +16,6 @@ from pipeline.config import build
 from pipeline.errors import ArtifactError
 from pipeline.schema import Schema
 from pipeline.shards.collate import Layout, collate
-from pipeline.shards.manifest import shard_schema
-
-NUM_EMBEDDINGS = 2**40
-NULL = None
-
-
-@dataclass
-class Rows:
-    """Rows as Python lists, and the layout that their table has."""
-
-    single_valued: list[bool]
-    is_wide: list[bool]  # int64 ids
-    bags: list[list[list[int]]]  # feature, row, ids
-    dense: list[list[float]]
-    labels: list[list[float | None]]
-    weights: list[float] | None = None
-
-    @property
-    def layout(self) -> Layout:
-        return Layout(
-            tuple(f"f{place}" for place in range(len(self.bags))),
-            tuple(self.single_valued),
-            tuple(NUM_EMBEDDINGS if wide else 2**31 for wide in self.is_wide),
-            len(self.dense[0]) if self.dense else 0,
-            len(self.labels[0]) if self.labels else 1,
-        )
-
-    def table(self) -> pa.Table:
-        columns: dict[str, pa.Array] = {}
-        for place, (single, wide, bags) in enumerate(zip(self.single_valued, self.is_wide, self.bags, strict=True)):
-            type_ = pa.int64() if wide else pa.int32()
-            columns[f"sparse_f{place}"] = (
-                pa.array([bag[0] for bag in bags], type_) if single else pa.array(bags, pa.list_(type_))
-            )
-        if self.layout.num_dense:
-            columns["dense"] = pa.array(self.dense, pa.list_(pa.float32(), self.layout.num_dense))
-        columns["labels"] = pa.array(self.labels, pa.list_(pa.float32(), self.layout.num_tasks))
-        if self.weights is not None:
-            columns["weight"] = pa.array(self.weights, pa.float32())
-        return pa.table(columns)
-
-
-@st.composite
-def rows(draw: st.DrawFn, min_rows: int = 1) -> Rows:
-    num_rows = draw(st.integers(min_rows, 7))
-    num_features, num_dense, num_tasks = draw(st.integers(0, 4)), draw(st.integers(0, 3)), draw(st.integers(1, 3))
-    single = draw(st.lists(st.booleans(), min_size=num_features, max_size=num_features))
-    wide = draw(st.lists(st.booleans(), min_size=num_features, max_size=num_features))
-
-    def values(value: st.SearchStrategy[Any], min_size: int, max_size: int) -> list[list[Any]]:
-        one = st.lists(value, min_size=min_size, max_size=max_size)
-        return draw(st.lists(one, min_size=num_rows, max_size=num_rows))
-
-    bags = [
-        values(st.integers(0, (NUM_EMBEDDINGS if is_wide else 2**31) - 1), int(is_single), 1 if is_single else 4)
-        for is_single, is_wide in zip(single, wide, strict=True)
-    ]
-    dense = values(st.floats(-1e6, 1e6, width=32), num_dense, num_dense)
-    labels = values(st.sampled_from([NULL, 0.0, 1.0, 3.5]), num_tasks, num_tasks)
-    weight = st.floats(0, 1e6, width=32)
-    weights = draw(st.none() | st.lists(weight, min_size=num_rows, max_size=num_rows))
-    return Rows(single, wide, bags, dense, labels, weights)
 
 
 def bags_of(batch: Batch, layout: Layout) -> list[list[list[int]]]:
@@ -140,16 +77,6 @@ def test_slices_and_pieces_of_a_table_give_their_own_rows(given_rows: Rows, data
         assert_holds(batch, expected, num_padding=1)
     else:
         assert batch.weights.tolist() == [0.0]
-
-
-MIXED = Rows(
-    [True, False],
-    [False, True],
-    [[[4], [5], [6]], [[7, 8], [], [NUM_EMBEDDINGS - 1]]],
-    [[1.0], [2.0], [3.0]],
-    [[1.0, NULL], [NULL, 0.0], [0.0, 2.0]],
-    [0.5, 0.0, 3.0],
-)
 
 
 def test_a_batch_of_three_rows_by_hand() -> None:
@@ -245,74 +172,3 @@ def test_float32_and_int64_extremes_pass_unchanged() -> None:
     largest = float(np.finfo(np.float32).max)
     wide = Rows([True], [True], [[[NUM_EMBEDDINGS - 1]]], [[largest, -0.0]], [[1.0]])
     assert_holds(collate(wide.table(), wide.layout, 1), wide, num_padding=0)
-
-
-# --- weighted features
-
-
-def weighted_table(weights: list[list[float | None]]) -> pa.Table:
-    return pa.table(
-        {
-            "sparse_user": pa.array([4, 5, 6], pa.int32()),
-            "sparse_tags": pa.array([[7, 8], [], [9]], pa.list_(pa.int32())),
-            "weights_tags": pa.array(weights, pa.list_(pa.float32())),
-        }
-    )
-
-
-WEIGHTED = Layout(("user", "tags"), (True, False), (10, 10), 0, 1, frozenset({"tags"}))
-
-
-def test_ids_have_weights_where_a_feature_is_weighted_and_1_elsewhere() -> None:
-    batch = collate(weighted_table([[0.5, 0.0], [], [2.0]]), WEIGHTED, 4)
-    assert batch.sparse["user"].weights().tolist() == [1.0, 1.0, 1.0]
-    assert batch.sparse["tags"].weights().tolist() == [0.5, 0.0, 2.0]
-    assert batch.sparse.weights().dtype == torch.float32
-    assert collate(weighted_table([[1, 2], [], [3]]).slice(1), WEIGHTED, 2).sparse.weights().tolist() == [1, 1, 3]
-    assert collate(weighted_table([[1, 2], [], [3]]).slice(0, 0), WEIGHTED, 2).sparse.weights().numel() == 0
-    assert collate(MIXED.table(), MIXED.layout, 3).sparse.weights_or_none() is None
-    assert batch.to(torch.device("meta")).sparse.weights().is_meta
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        ([[1.0, None], [], [1.0]], "feature 'tags': a weight in a shard is none"),
-        ([[1.0, -1.0], [], [1.0]], "feature 'tags': a weight in a shard is none"),
-        ([[1.0, math.inf], [], [1.0]], "feature 'tags': a weight in a shard is none"),
-        ([[1.0], [1.0], [1.0]], "feature 'tags': a row in a shard has not one weight per id"),
-    ],
-)
-def test_weights_that_are_none_or_do_not_fit_the_ids_name_the_feature(
-    weights: list[list[float | None]], message: str
-) -> None:
-    with pytest.raises(ArtifactError, match=message):
-        collate(weighted_table(weights), WEIGHTED, 3)
-
-
-def test_a_layout_and_a_shard_have_weights_beside_the_ids_of_weighted_features() -> None:
-    section = {
-        "features": [
-            {"name": "tags", "kind": "weighted_multi_valued", "table": "tag"},
-            {"name": "tag", "kind": "categorical"},
-            {"name": "pair", "kind": "crossed", "columns": ["a", "b"], "num_hash_buckets": 8},
-            {"name": "hour", "kind": "time_part", "part": "hour"},
-            {"name": "price", "kind": "bucketed", "num_buckets": 4},
-        ],
-        "tasks": [{"name": "click", "kind": "binary", "label": "c"}],
-    }
-    schema = build(Schema, section, "the tests")
-    rows = {"tag": 5} | {name: owner.fixed_rows for name, owner in schema.table_owners().items() if owner.fixed_rows}
-    assert rows == {"tag": 5, "pair": 10, "hour": 26, "price": 6}
-    assert Layout.of(schema, rows) == Layout(
-        ("tags", "tag", "pair", "hour", "price"),
-        (False, True, True, True, True),
-        (5, 5, 10, 26, 6),
-        0,
-        1,
-        frozenset({"tags"}),
-    )
-    fields = shard_schema(schema, rows, {})
-    assert fields.names[:3] == ["sparse_tags", "weights_tags", "sparse_tag"]
-    assert fields.field("weights_tags").type == pa.list_(pa.float32())
-    assert fields.field("sparse_pair").type == pa.int32()

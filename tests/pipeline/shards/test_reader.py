@@ -1,10 +1,6 @@
-"""Shards on disk: written, checked, damaged, and read back in the sample order on several ranks."""
+"""Shards read back in the sample order on several ranks, plain and compressed."""
 
-import copy
-import errno
-import json
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,95 +9,28 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_shards import make_table, write_dataset
 
-from pipeline.config import build
-from pipeline.errors import ArtifactError, StorageError
 from pipeline.preprocess.config import Compression
-from pipeline.schema import Schema
 from pipeline.shards.assignment import SampleOrder, epoch_blocks, lane_pieces, window_order
-from pipeline.shards.manifest import (
-    INDEX_NAME,
-    DatasetIndex,
-    LabelStatistics,
-    ShardEntry,
-    check_schema,
-    id_type,
-    read_index,
-    shard_schema,
-    verify_shards,
-    write_index,
-)
+from pipeline.shards.manifest import ShardEntry
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.writer import write_shard
 
-TABLE_ROWS = {"user": 10_000, "tags": 2**31 + 1}
 DATASETS: tuple[tuple[int, ...], ...] = ((1,), (9,), (3, 1, 2), (40, 7, 120, 1), (64, 64), (100, 100, 100))
 COMPRESSED_BATCH = 8
 # By the rows of their shards: the folder and the entries of the index.
 Datasets = dict[tuple[int, ...], tuple[Path, list[ShardEntry]]]
 
 
-def make_schema(**task: Any) -> Schema:
-    section = {
-        "features": [
-            {"name": "user", "kind": "categorical"},
-            {"name": "tags", "kind": "multi_valued"},
-            {"name": "age", "kind": "numeric"},
-        ],
-        "tasks": [
-            {"name": "click", "kind": "binary", "label": "click", **task},
-            {"name": "like", "kind": "binary", "label": "like", "space": "click"},
-        ],
-    }
-    return build(Schema, section, "the tests")
-
-
-def make_table(first: int, rows: int) -> pa.Table:
-    """Rows whose every column follows from their key."""
-    keys = range(first, first + rows)
-    schema = shard_schema(make_schema(), TABLE_ROWS, {"row": pa.int64()})
-    columns = [
-        pa.array(keys, pa.int32()),
-        pa.array([[2**31 - key] * (key % 3) for key in keys], pa.list_(pa.int64())),
-        pa.array([[key / 2] for key in keys], pa.list_(pa.float32(), 1)),
-        pa.array([[float(key % 2), None] for key in keys], pa.list_(pa.float32(), 2)),
-        pa.array(keys, pa.int64()),
-    ]
-    return pa.table(columns, schema=schema)
-
-
-def write_dataset(folder: Path, shard_rows: tuple[int, ...], compression: Compression = "none") -> list[ShardEntry]:
-    """Shards whose keys count through all rows of the split."""
-    firsts = np.cumsum((0, *shard_rows))
-    return [
-        write_shard(folder / f"train-{place:05d}.arrow", make_table(int(first), rows), "train", compression)
-        for place, (first, rows) in enumerate(zip(firsts, shard_rows, strict=False))
-    ]
-
-
-def write_whole_dataset(folder: Path) -> DatasetIndex:
-    schema = make_schema()
-    statistics = LabelStatistics(rows=1, mean=0.5, deviation=0.5)
-    index = DatasetIndex(
-        schema_fingerprint=schema.fingerprint(),
-        data_schema=schema,
-        vocabulary_version="v",
-        table_rows=TABLE_ROWS,
-        label_statistics={"click": statistics, "like": statistics},
-        time_range=("2025-01-01", "2025-01-02"),
-        shards=tuple(write_dataset(folder, (30, 12))),
-    )
-    write_index(folder, index)
-    return index
+def write_datasets(tmp_path_factory: pytest.TempPathFactory, compression: Compression) -> Datasets:
+    folders = {shard_rows: tmp_path_factory.mktemp("dataset") for shard_rows in DATASETS}
+    return {rows: (folder, write_dataset(folder, rows, compression)) for rows, folder in folders.items()}
 
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> Datasets:
-    written = {}
-    for shard_rows in DATASETS:
-        folder = tmp_path_factory.mktemp("dataset")
-        written[shard_rows] = (folder, write_dataset(folder, shard_rows))
-    return written
+    return write_datasets(tmp_path_factory, "none")
 
 
 @pytest.fixture(scope="module")
@@ -114,11 +43,7 @@ def small_batches() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def compressed_datasets(small_batches: None, tmp_path_factory: pytest.TempPathFactory) -> Datasets:
-    written = {}
-    for shard_rows in DATASETS:
-        folder = tmp_path_factory.mktemp("compressed")
-        written[shard_rows] = (folder, write_dataset(folder, shard_rows, "zstd"))
-    return written
+    return write_datasets(tmp_path_factory, "zstd")
 
 
 # Lanes that 1, 2 and 4 ranks can share; windows of 1 to 60 rows.
@@ -146,9 +71,6 @@ def read_keys(
     """The keys of each batch of a rank."""
     reader = ShardReader(*datasets[order.shard_rows], order, rank, num_ranks)
     return [keys_of(table) for table in reader.batches(epoch, first_step)]
-
-
-# --- the order of rows
 
 
 @settings(max_examples=60)
@@ -305,255 +227,3 @@ def test_a_compressed_shard_is_smaller_the_same_bytes_each_time_and_never_whole_
     assert len(unpacked) <= table.num_rows // 64 + 4
     # Four windows of 256 rows, and the record batches that one of them is made of.
     assert most[0] < table.nbytes / 2
-
-
-# --- shards
-
-
-def test_a_shard_is_the_same_bytes_each_time_and_holds_what_was_written(tmp_path: Path) -> None:
-    table = make_table(5, 50)
-    first = write_shard(tmp_path / "a.arrow", table, "test")
-    second = write_shard(tmp_path / "b.arrow", pa.concat_tables([table.slice(0, 20), table.slice(20)]), "test")
-    assert (first.rows, first.split, first.path) == (50, "test", "a.arrow")
-    assert (tmp_path / "a.arrow").read_bytes() == (tmp_path / "b.arrow").read_bytes()
-    assert first.sha256 == second.sha256
-    assert first.bytes == (tmp_path / "a.arrow").stat().st_size
-    with pa.ipc.open_file(tmp_path / "a.arrow") as reader:
-        assert reader.read_all().equals(table)
-
-
-def test_a_shard_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="no space left"):
-        write_shard(tmp_path / "a.arrow", make_table(0, 3), "train")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_ids_are_32_bits_wide_up_to_the_largest_table_that_fits() -> None:
-    assert id_type(2**31) == pa.int32()
-    assert id_type(2**31 + 1) == pa.int64()
-    schema = shard_schema(make_schema(), TABLE_ROWS, {"user": pa.string()})
-    assert schema.names == ["sparse_user", "sparse_tags", "dense", "labels", "key_user"]
-    assert [schema.field(0).type, schema.field(1).type] == [pa.int32(), pa.list_(pa.int64())]
-
-
-@pytest.fixture
-def written(tmp_path: Path) -> DatasetIndex:
-    return write_whole_dataset(tmp_path)
-
-
-def open_shards(folder: Path, shards: tuple[ShardEntry, ...]) -> ShardReader:
-    return ShardReader(folder, shards, SampleOrder(tuple(s.rows for s in shards), 1, 4, 4, 2, seed=0))
-
-
-def test_untouched_shards_pass_their_check(tmp_path: Path, written: DatasetIndex) -> None:
-    verify_shards(tmp_path, list(written.shards))
-    assert sum(table.num_rows for table in open_shards(tmp_path, written.shards).batches(0)) == 42
-
-
-def test_a_missing_shard_is_named(tmp_path: Path, written: DatasetIndex) -> None:
-    (tmp_path / written.shards[1].path).unlink()
-    for check in (lambda: verify_shards(tmp_path, list(written.shards)), lambda: open_shards(tmp_path, written.shards)):
-        with pytest.raises(ArtifactError, match=written.shards[1].path):
-            check()
-
-
-def test_the_reader_names_a_shard_with_another_number_of_rows(tmp_path: Path, written: DatasetIndex) -> None:
-    shards = (written.shards[0], written.shards[1].model_copy(update={"rows": 13}))
-    with pytest.raises(ArtifactError, match=f"{written.shards[1].path} has 12 rows, expected 13"):
-        open_shards(tmp_path, shards)
-
-
-@pytest.mark.parametrize(
-    ("column", "said"),
-    [
-        ("sparse_user", "the column sparse_user: int64, where train-00000.arrow has sparse_user: int32"),
-        ("key_extra", "the column key_extra: int64, where train-00000.arrow has none"),
-    ],
-)
-def test_a_shard_with_other_columns_than_the_first_one_is_named(
-    tmp_path: Path, written: DatasetIndex, column: str, said: str
-) -> None:
-    columns = {name: make_table(0, 12)[name] for name in make_table(0, 12).column_names}
-    table = pa.table(columns | {column: pa.array([2**62] * 12)})
-    shard = write_shard(tmp_path / "other.arrow", table, "train")
-    with pytest.raises(ArtifactError) as caught:
-        open_shards(tmp_path, (written.shards[0], shard))
-    assert f"shard {tmp_path}/other.arrow has {said}. " in str(caught.value)
-
-
-def test_a_shard_is_opened_though_the_storage_falters(
-    tmp_path: Path, written: DatasetIndex, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, failures = pa.memory_map, [OSError(errno.EIO, "i/o error"), OSError(errno.ESTALE, "stale handle")]
-
-    def falter(path: str) -> Any:
-        if failures:
-            raise failures.pop()
-        return real(path)
-
-    monkeypatch.setattr("pipeline.files.FIRST_WAIT_SECONDS", 0.0)
-    monkeypatch.setattr("pyarrow.memory_map", falter)
-    assert sum(table.num_rows for table in open_shards(tmp_path, written.shards).batches(0)) == 42
-    assert failures == []
-    failures += [OSError(errno.EIO, "i/o error")] * 3
-    with pytest.raises(StorageError, match=f"{written.shards[0].path} failed 3 times in a row: Input/output error"):
-        open_shards(tmp_path, written.shards)
-
-
-@pytest.mark.parametrize("compression", ["none", "zstd"])
-def test_a_damaged_shard_is_read_or_refused_and_never_crashes(tmp_path: Path, compression: Compression) -> None:
-    """The reader trusts no byte of the file's own description, even where the check of its sha256 was skipped."""
-    draw, shard = random.Random(1), write_shard(tmp_path / "train-0.arrow", make_table(0, 12), "train", compression)
-    content, messages = (tmp_path / shard.path).read_bytes(), []
-    places = range(0, len(content), 1 if compression == "none" else 4)
-    flips = [(place, 1 << bit) for place in places for bit in draw.sample(range(8), 2)]
-    for place, bit in flips:
-        damaged = bytearray(content)
-        damaged[place] ^= bit
-        (tmp_path / shard.path).write_bytes(damaged)
-        try:
-            reader = open_shards(tmp_path, (shard,))
-            if compression == "zstd":  # another one is read when it is opened
-                reader._shards[0].slice(0, 12)
-        except ArtifactError as error:
-            messages.append(str(error))
-    assert 100 < len(messages) < len(flips)
-    assert all(shard.path in message and "\n" not in message for message in messages)
-
-
-@pytest.mark.parametrize("compression", ["none", "zstd"])
-@pytest.mark.parametrize("kept_fraction", [0.0, 0.1, 0.5, 0.9, 0.99])
-def test_a_truncated_shard_is_not_opened(tmp_path: Path, kept_fraction: float, compression: Compression) -> None:
-    shard = write_shard(tmp_path / "train-0.arrow", make_table(0, 12), "train", compression)
-    content = (tmp_path / shard.path).read_bytes()
-    (tmp_path / shard.path).write_bytes(content[: int(kept_fraction * len(content))])
-    with pytest.raises(ArtifactError, match=f"shard .*{shard.path} cannot be read: "):
-        open_shards(tmp_path, (shard,))
-
-
-# --- the index
-
-
-def test_an_index_is_read_as_it_was_written(tmp_path: Path, written: DatasetIndex) -> None:
-    assert read_index(tmp_path) == written
-    assert written.num_rows("train") == 42
-    assert written.of_split("test") == []
-
-
-def test_a_folder_without_an_index_holds_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"holds no complete dataset \(index.json is not there\). Run `preprocess`"):
-        read_index(tmp_path)
-
-
-def set_at(*path: str | int, value: Any) -> Callable[[Any], None]:
-    def change(index: Any) -> None:
-        for part in path[:-1]:
-            index = index[part]
-        index[path[-1]] = value
-
-    return change
-
-
-EDITS: list[tuple[str, tuple[str | int, ...], Any]] = [
-    ("format_version", ("format_version",), 1),
-    ("schema_fingerprint", ("schema_fingerprint",), "0" * 64),
-    ("schema_fingerprint", ("data_schema", "features", 0, "name"), "usr"),
-    ("schema_fingerprint", ("data_schema", "tasks", 0, "label"), "clicked"),
-    ("data_schema.features.0", ("data_schema", "features", 0, "kind"), "count"),
-    ("data_schema", ("data_schema",), None),
-    ("vocabulary_version", ("vocabulary_version",), 7),
-    ("table_rows.user", ("table_rows", "user"), 0),
-    ("table_rows.user", ("table_rows", "user"), "many"),
-    ("table_rows", ("table_rows",), {"user": 10_000}),
-    ("table_rows", ("table_rows", "item"), 5),
-    ("label_statistics.click.rows", ("label_statistics", "click", "rows"), -1),
-    ("label_statistics.click.mean", ("label_statistics", "click", "mean"), float("nan")),
-    ("label_statistics.click.deviation", ("label_statistics", "click", "deviation"), float("inf")),
-    ("label_statistics.click.deviation", ("label_statistics", "click", "deviation"), -0.5),
-    ("label_statistics", ("label_statistics",), {}),
-    ("time_range.1", ("time_range",), ["2025-01-01"]),
-    ("shards", ("shards",), None),
-    ("shards.0.split", ("shards", 0, "split"), "dev"),
-    ("shards.1.rows", ("shards", 1, "rows"), -12),
-    ("shards.1.rows", ("shards", 1, "rows"), 0),
-    ("shards.1.rows", ("shards", 1, "rows"), 1.5),
-    ("shards.1.bytes", ("shards", 1, "bytes"), 0),
-    ("shards.1.sha256", ("shards", 1, "sha256"), "none"),
-    ("shards.1.owner", ("shards", 1, "owner"), "me"),
-    ("owner", ("owner",), "me"),
-    ("vocabulary_version", ("vocabulary_version",), "0" * 64),
-    ("table_rows", ("table_rows", "user"), 10_001),
-    ("label_statistics", ("label_statistics", "click", "mean"), 0.25),
-    ("shards", ("shards", 0, "split"), "test"),
-    ("shards.1.path", ("shards", 1, "path"), "train-00000.arrow"),
-    ("digests", ("digests",), None),
-    ("time_range", ("digests", "time_range"), "0" * 64),
-    *(
-        ("shards.1.path", ("shards", 1, "path"), path)
-        for path in (
-            "../train-00000.arrow",
-            "/etc/passwd",
-            "a/b.arrow",
-            "a\x00.arrow",
-            "",
-            ".",
-            "..",
-            ".hidden",
-            "~",
-            "..\\a.arrow",
-            "a.arrow\n",
-        )
-    ),
-]
-
-
-@pytest.mark.parametrize(("field", "path", "value"), EDITS)
-def test_an_edited_field_of_the_index_is_named(
-    tmp_path: Path, written: DatasetIndex, field: str, path: tuple[str | int, ...], value: Any
-) -> None:
-    content = json.loads((tmp_path / INDEX_NAME).read_text())
-    set_at(*path, value=value)(content)
-    (tmp_path / INDEX_NAME).write_text(json.dumps(content))
-    with pytest.raises(ArtifactError) as caught:
-        read_index(tmp_path)
-    assert str(caught.value).startswith(f"{tmp_path / INDEX_NAME}: field {field}")
-    assert str(caught.value).endswith(". Run `preprocess` again.")
-
-
-def test_a_missing_field_of_the_index_is_named(tmp_path: Path, written: DatasetIndex) -> None:
-    whole = json.loads((tmp_path / INDEX_NAME).read_text())
-    for field in sorted(whole.keys() - {"format_version"}):
-        content = copy.deepcopy(whole)
-        del content[field]
-        (tmp_path / INDEX_NAME).write_text(json.dumps(content))
-        with pytest.raises(ArtifactError, match=f"field {field}: Field required"):
-            read_index(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"{", b"[]", b"null", b"\xff\xfe\x00", b"[" * 100_000, b"1" * 5000, b'{"a": NaN}'],
-    ids=["empty", "cut", "list", "null", "no text", "deep", "long number", "nan"],
-)
-def test_an_index_that_is_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / INDEX_NAME).write_bytes(content)
-    with pytest.raises(ArtifactError, match=INDEX_NAME):
-        read_index(tmp_path)
-
-
-def test_a_truncated_index_is_refused_wherever_it_is_cut(tmp_path: Path, written: DatasetIndex) -> None:
-    content = (tmp_path / INDEX_NAME).read_bytes().rstrip()
-    for length in range(0, len(content), 37):
-        (tmp_path / INDEX_NAME).write_bytes(content[:length])
-        with pytest.raises(ArtifactError, match="is not JSON"):
-            read_index(tmp_path)
-
-
-def test_a_dataset_of_another_schema_is_refused_with_the_difference(tmp_path: Path, written: DatasetIndex) -> None:
-    check_schema(written, make_schema(), tmp_path)
-    with pytest.raises(ArtifactError, match="made with another schema: task 'click': positive was None, is 'yes'"):
-        check_schema(written, make_schema(positive="yes"), tmp_path)
