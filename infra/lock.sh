@@ -21,4 +21,8 @@ lock() {
 
 lock cpu --overrides cpu-overrides.txt "$@"
 lock cuda "$@"
+lock image-cpu --overrides cpu-overrides.txt
+lock image-cuda
 lock peers "$@"
+lock deepctr --overrides borrowed-overrides.txt "$@"
+lock rechub --overrides borrowed-overrides.txt "$@"

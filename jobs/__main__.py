@@ -5,7 +5,22 @@ import traceback
 
 import typer
 
-from jobs import benchmark, doctor, evaluate, json_schema, plan, preprocess, run, score, simulate, train
+from jobs import (
+    benchmark,
+    doctor,
+    evaluate,
+    export,
+    json_schema,
+    plan,
+    preprocess,
+    registry,
+    retrain,
+    run,
+    score,
+    simulate,
+    submit,
+    train,
+)
 from jobs.process import set_up_process
 from pipeline.errors import GatehouseError
 
@@ -18,10 +33,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (run, simulate, preprocess, train, evaluate, score, plan, doctor):
+for verb in (run, simulate, preprocess, train, evaluate, export, score, retrain, plan, doctor):
     app.command(verb.__name__.rpartition(".")[2])(verb.main)
 app.command("json-schema")(json_schema.main)
+app.command("submit", context_settings=submit.PASS_ON)(submit.main)
 app.add_typer(benchmark.app, name="benchmark")
+app.add_typer(registry.app, name="registry")
 
 
 def main() -> None:

@@ -20,6 +20,9 @@ def main(
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 1,
     task_correlation: Annotated[float, typer.Option(help="0: tasks are unrelated; 1: they agree.")] = 0.6,
     days: Annotated[int, typer.Option(help="Days the log spans.")] = 7,
+    drift: Annotated[
+        float, typer.Option(help="Radians by which each day turns what users like, beside a little.")
+    ] = 0.0,
     overwrite: Overwrite = False,
 ) -> None:
     """Make a feed log with user and item tables, and the true probability of every row beside it."""
@@ -39,5 +42,5 @@ def main(
             written += new_rows
             show("rows", written, rows, written, "rows")
 
-        simulate(out, rows, seed, task_correlation, days, progress=count)
+        simulate(out, rows, seed, task_correlation, days, drift=drift, progress=count)
     print(f"simulated log: {out} ({rows:,} rows)")

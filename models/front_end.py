@@ -5,7 +5,6 @@ Shapes: B rows, D numeric inputs, I width of the result, G groups of tables, K e
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,25 +18,18 @@ from torchrec import (
     KeyedTensor,
 )
 
-from models.inputs import DENSE_PART, Inputs
+from models.combination import Attended as Attended
+from models.combination import Combination, mean_of
+from models.inputs import Inputs
 from models.layers import Untraced
-from models.target_attention import TargetAttention, sum_segments
+from models.target_attention import sum_segments
 
 
-class Attended(NamedTuple):
-    """How a history is read: by attention to the feature `target`, with an activation unit of these widths."""
-
-    target: str
-    widths: tuple[int, ...]
-
-
-class FrontEnd(nn.Module):
+class FrontEnd(Combination):
     """([B, D], sparse) -> [B, I]: a part per feature and then the dense part, as `inputs` says; mixed by `interaction`.
 
-    Each of `groups` has every table for itself: with more than one the result is [B, G, I]. The tables of a group are
-    called `<table>@<group>`, those of the group "" by their own name; `table_of` gives the configured table of each.
-    Features of a table that a history is read from by attention come after all others. `sparse` has the keys
-    `feature_names` in their order.
+    With more than one of `groups`, which have tables of their own, the result is [B, G, I]; `table_of` gives the
+    configured table of each. `sparse` has the keys `feature_names` in their order.
 
     The tables pool by sum and the mean is taken here, so that it is the same under every sharding plan: torchrec 1.8
     does not divide the sums of grid-sharded tables, and adds 1e-6 to the counts of row-wise ones. With `weighted`
@@ -57,60 +49,40 @@ class FrontEnd(nn.Module):
         weighted: Collection[str] = (),
         interaction: Callable[[Inputs], nn.Module] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(tables, feature_names, groups, attention or {})
         if not tables and not num_dense:
             raise ValueError("a front end needs at least one table or one numeric input")
-        self.num_groups = len(groups)
-        self.attention = dict(attention or {})
-        table_of_feature = {feature: table for table in tables for feature in table.feature_names}
-        _check_attention(self.attention, table_of_feature)
-        attended = {table_of_feature[history].name for history in self.attention}
         for name in weighted:
-            if table_of_feature[name].name in attended:
+            if name in self.sequence_features:
                 raise ValueError(f"{name!r} is weighted, and its table is read by attention, which knows no weights")
         self._is_weighted = bool(weighted)
-        self.bag_features = [name for name in feature_names if table_of_feature[name].name not in attended]
         self._num_features = len(feature_names)
         self._bag_places = [place for place, name in enumerate(feature_names) if name in self.bag_features]
-        self.sequence_features = [name for name in feature_names if table_of_feature[name].name in attended]
 
         self.table_of: dict[str, str] = {}
         bags: list[EmbeddingBagConfig] = []
         sequences: list[EmbeddingBagConfig] = []
         for group in groups:
             for table in tables:
-                own = replace(table, name=f"{table.name}@{group}" if group else table.name)
+                own = replace(table, name=self.own_name(table.name, group))
                 self.table_of[own.name] = table.name
-                (sequences if table.name in attended else bags).append(own)
+                (sequences if table.name in self.attended_tables else bags).append(own)
         # torchrec names the output of a feature that several tables read by feature and table.
         self._keys = [
-            {name: f"{name}@{table.name}{f'@{group}' if group else ''}" for name, table in table_of_feature.items()}
+            {name: f"{name}@{self.own_name(table.name, group)}" for name, table in self.table_of_feature.items()}
             if self.num_groups > 1
-            else {name: name for name in table_of_feature}
+            else {name: name for name in self.table_of_feature}
             for group in groups
         ]
         self.embeddings = (
             EmbeddingBagCollection(tables=bags, is_weighted=self._is_weighted, device=device) if bags else None
         )
         self.sequences = _sequence_collection(sequences, device) if sequences else None
-        self.activation_units = nn.ModuleDict(
-            {
-                f"{history}_{place}": TargetAttention(table_of_feature[history].embedding_dim, chosen.widths)
-                for place in range(self.num_groups)
-                for history, chosen in self.attention.items()
-            }
-        )
-        bag_widths = [table_of_feature[name].embedding_dim for name in self.bag_features]
+        bag_widths = [self.table_of_feature[name].embedding_dim for name in self.bag_features]
         self.bag_widths: Tensor
         self.register_buffer("bag_widths", torch.tensor(bag_widths), persistent=False)
         self._combining = Untraced(self._combine)
-        projection = nn.Linear(num_dense, self.num_groups * dense_width) if num_dense else None
-        self.projection = nn.Sequential(projection, nn.SiLU()) if projection else None
-
-        widths = {n: table_of_feature[n].embedding_dim for n in (*self.bag_features, *self.sequence_features)}
-        inputs = Inputs(widths | ({DENSE_PART: dense_width} if num_dense else {}), self.num_groups)
-        self.interaction = interaction(inputs) if interaction else None
-        self.inputs: Inputs = self.interaction.outputs if self.interaction else inputs  # type: ignore[assignment]
+        self.add_layers(num_dense, dense_width, interaction)
 
     def forward(self, dense: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
         bags = None if self.embeddings is None else self.embeddings(sparse)
@@ -140,9 +112,7 @@ class FrontEnd(nn.Module):
             for part, dense_BI in zip(parts, self.projection(dense).chunk(self.num_groups, dim=1), strict=True):
                 part.append(dense_BI)
         groups = [torch.cat(part, dim=1) for part in parts]
-        x = groups[0] if self.num_groups == 1 else torch.stack(groups, dim=1)
-        mixed: Tensor = x if self.interaction is None else self.interaction(x)
-        return mixed
+        return self.mix(groups[0] if self.num_groups == 1 else torch.stack(groups, dim=1))
 
     @property
     def collections(self) -> list[nn.Module]:
@@ -166,12 +136,10 @@ class FrontEnd(nn.Module):
         """One feature of an attended table: [B, K], by attention, or the mean as in every other table."""
         own_NK, lengths_B = values[name].values(), values[name].lengths()
         if name not in self.attention:
-            mean_BK: Tensor = sum_segments(own_NK, lengths_B) / lengths_B.clamp(min=1).unsqueeze(1)
-            return mean_BK
+            return mean_of(own_NK, lengths_B)
         target = values[self.attention[name].target]
         target_BK = sum_segments(target.values(), target.lengths())
-        read_BK: Tensor = self.activation_units[f"{name}_{place}"](own_NK, lengths_B, target_BK)
-        return read_BK
+        return self.read(name, place, own_NK, lengths_B, target_BK)
 
 
 def _sequence_collection(tables: Sequence[EmbeddingBagConfig], device: torch.device) -> EmbeddingCollection:
@@ -185,16 +153,3 @@ def _sequence_collection(tables: Sequence[EmbeddingBagConfig], device: torch.dev
         for table in tables
     ]
     return EmbeddingCollection(tables=configs, device=device)
-
-
-def _check_attention(attention: Mapping[str, Attended], table_of_feature: Mapping[str, EmbeddingBagConfig]) -> None:
-    """Raises a ValueError where a history and its target do not share a table, or attended tables differ in width."""
-    for history, chosen in attention.items():
-        for name in (history, chosen.target):
-            if name not in table_of_feature:
-                raise ValueError(f"attention names {name!r}, which is not a sparse feature")
-        if table_of_feature[history] is not table_of_feature[chosen.target]:
-            raise ValueError(f"attention: {history!r} and its target {chosen.target!r} do not share a table")
-    widths = {table_of_feature[history].embedding_dim for history in attention}
-    if len(widths) > 1:
-        raise ValueError(f"attention: the tables of the histories have widths {sorted(widths)}, and must have one")

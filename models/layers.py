@@ -13,7 +13,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn import functional
+
+# Where a model serves, in torch's inference mode, these are faster forms of the same: in the place of what they are
+# computed from, or summed in another order. Training keeps the plain ones, and its results to the last bit.
+
+
+def silu(x: Tensor) -> Tensor:
+    """The activation of a layer's own output."""
+    return functional.silu(x, inplace=torch.is_inference_mode_enabled())
+
+
+def softmax(logit: Tensor) -> Tensor:
+    """Over the last dimension, which has the few experts of a gate."""
+    if not torch.is_inference_mode_enabled():
+        return logit.softmax(dim=-1)
+    # Across long rows instead of along short ones: 10 times as fast for 4 experts.
+    weight: Tensor = logit.flatten(0, -2).T.contiguous().softmax(dim=0).T.view(logit.shape)
+    return weight
 
 
 class Untraced(nn.Module):
@@ -54,6 +71,8 @@ class BatchedLinear(nn.Module):
         self.bias_N1H = nn.Parameter(torch.zeros(num_networks, 1, output_width))
 
     def forward(self, x_NBI: Tensor) -> Tensor:
+        if self.weight_NIH.shape[2] == 1 and torch.is_inference_mode_enabled():
+            return (x_NBI * self.weight_NIH.mT).sum(dim=2, keepdim=True) + self.bias_N1H
         return torch.baddbmm(self.bias_N1H, x_NBI, self.weight_NIH)
 
 
@@ -99,7 +118,7 @@ class SoftmaxGates(nn.Module):
 
     def forward(self, x_GBI: Tensor) -> Tensor:
         logit_GBN = torch.bmm(x_GBI, self.weight_GIN)
-        weight_GBNE = logit_GBN.view(*x_GBI.shape[:2], self.num_gates, -1).softmax(dim=3)
+        weight_GBNE = softmax(logit_GBN.view(*x_GBI.shape[:2], self.num_gates, -1))
         return weight_GBNE.transpose(0, 1).flatten(1, 2)
 
 

@@ -1,13 +1,17 @@
 """The whole model: front end -> body -> towers. Heads say how its outputs are trained; `predictions` what they mean."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
-from torchrec import KeyedJaggedTensor
 
-from models.front_end import FrontEnd
 from models.layers import Towers
 from models.tasks import Task, check_tasks
+
+if TYPE_CHECKING:  # a model that serves needs `table_groups`, and has no torchrec
+    from torchrec import KeyedJaggedTensor
+
+    from models.front_end import FrontEnd
 
 
 def table_groups(body_class: type[nn.Module], tasks: Sequence[Task]) -> list[str]:
@@ -27,7 +31,7 @@ class MultiTaskModel(nn.Module):
     """
 
     def __init__(
-        self, front_end: FrontEnd, body: nn.Module, tasks: Sequence[Task], tower_widths: Sequence[int]
+        self, front_end: "FrontEnd", body: nn.Module, tasks: Sequence[Task], tower_widths: Sequence[int]
     ) -> None:
         super().__init__()
         check_tasks(tasks)
@@ -37,6 +41,6 @@ class MultiTaskModel(nn.Module):
         num_outputs = [task.num_outputs for task in tasks]
         self.towers = Towers(num_outputs, int(body.output_width), tower_widths)  # type: ignore[arg-type]
 
-    def forward(self, dense: Tensor, sparse: KeyedJaggedTensor) -> Tensor:
+    def forward(self, dense: Tensor, sparse: "KeyedJaggedTensor") -> Tensor:
         logit_BO: Tensor = self.towers(self.body(self.front_end(dense, sparse)))
         return logit_BO

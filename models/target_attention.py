@@ -24,7 +24,7 @@ class TargetAttention(nn.Module):
         self.output = nn.Linear(widths[-1], 1)
 
     def forward(self, history_NK: Tensor, lengths_B: Tensor, target_BK: Tensor) -> Tensor:
-        target_NK = target_BK.repeat_interleave(lengths_B, dim=0)
+        target_NK = target_BK.repeat_interleave(lengths_B, dim=0, output_size=history_NK.shape[0])
         pair_NK = torch.cat([history_NK, target_NK, history_NK - target_NK, history_NK * target_NK], dim=1)
         weight_N1 = self.output(self.hidden(pair_NK))
         return sum_segments(weight_N1 * history_NK, lengths_B)

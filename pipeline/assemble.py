@@ -1,7 +1,10 @@
-"""(schema, dataset, model configuration) -> MultiTaskModel: the only seam between the columns and the networks."""
+"""(schema, dataset, model configuration) -> a model to train or to serve: the only seam between columns and networks.
+
+torchrec is loaded by what makes a model to train: a machine that serves does not have it.
+"""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -9,12 +12,14 @@ from typing import Any, TypeVar
 import torch
 from pydantic import create_model
 from torch import nn
-from torchrec import EmbeddingBagConfig, PoolingType
 
 from models.balancers.balancer import Balancer
 from models.catalogue import BALANCERS, BODIES, HEADS, INTERACTIONS
-from models.front_end import Attended, FrontEnd
+from models.combination import Attended
+from models.inputs import Inputs
 from models.multitask import MultiTaskModel, table_groups
+from models.serving import ServingFrontEnd, ServingModel, TableConfig
+from models.tables import TableType
 from models.tasks import Task
 from pipeline.config import Section, build, nearest, or_else
 from pipeline.errors import ConfigError
@@ -86,6 +91,28 @@ def build_model(index: DatasetIndex, config: ModelConfig, seed: int, table_devic
         return _make_model(schema, config, tasks_of(schema, config, index), table_rows(index, config), table_device)
 
 
+def build_serving_model(
+    schema: Schema, config: ModelConfig, tasks: Sequence[Task], rows: Mapping[str, int], table_type: TableType
+) -> ServingModel:
+    """The model to serve, its tables with so many rows and left to be filled, like everything else of it."""
+    tables = [
+        TableConfig(name, rows[name], _width(config, name), features)
+        for name, features in _features_of_tables(schema).items()
+    ]
+    front_end = ServingFrontEnd(
+        tables,
+        [feature.name for feature in schema.sparse_features],
+        len(schema.dense_names),
+        config.front_end.dense_width,
+        table_type=table_type,
+        groups=table_groups(_entry("model.body", BODIES, config.body), tasks),
+        attention=_attention(config),
+        interaction=_interaction(config),
+    )
+    body = _make("model.body", BODIES, config.body, front_end.inputs, tasks)
+    return ServingModel(front_end, body, tasks, config.tower_widths)
+
+
 def make_head(config: ModelConfig, tasks: list[Task]) -> nn.Module:
     """The head that says how the outputs are trained."""
     return _make("model.head", HEADS, config.head, tasks)
@@ -123,39 +150,56 @@ def table_rows(index: DatasetIndex, config: ModelConfig) -> dict[str, int]:
 def _make_model(
     schema: Schema, config: ModelConfig, tasks: list[Task], rows: Mapping[str, int], table_device: torch.device
 ) -> MultiTaskModel:
-    features_of_table: dict[str, list[str]] = {name: [] for name in schema.table_owners()}
-    for feature in schema.sparse_features:
-        features_of_table[feature.table_name].append(feature.name)
-    chosen = config.front_end
+    from torchrec import EmbeddingBagConfig, PoolingType
+
+    from models.front_end import FrontEnd
+
     tables = [
         EmbeddingBagConfig(
             name=name,
             num_embeddings=rows[name],
-            embedding_dim=chosen.embedding_dims.get(name, chosen.embedding_dim),
+            embedding_dim=_width(config, name),
             feature_names=features,
             # The front end makes means of these sums.
             pooling=PoolingType.SUM,
         )
-        for name, features in features_of_table.items()
+        for name, features in _features_of_tables(schema).items()
     ]
-    body_class = _entry("model.body", BODIES, config.body)
-    interaction = None
-    if config.interaction is not None:
-        interaction = partial(_make, "model.interaction", INTERACTIONS, config.interaction)
     with _explaining("model.front_end"):
         front_end = FrontEnd(
             tables,
             [feature.name for feature in schema.sparse_features],
             len(schema.dense_names),
-            chosen.dense_width,
+            config.front_end.dense_width,
             table_device,
-            groups=table_groups(body_class, tasks),
-            attention={name: Attended(read.target, read.widths) for name, read in chosen.attention.items()},
+            groups=table_groups(_entry("model.body", BODIES, config.body), tasks),
+            attention=_attention(config),
             weighted=[f.name for f in schema.sparse_features if isinstance(f, WeightedMultiValuedFeature)],
-            interaction=interaction,
+            interaction=_interaction(config),
         )
     body = _make("model.body", BODIES, config.body, front_end.inputs, tasks)
     return MultiTaskModel(front_end, body, tasks, config.tower_widths)
+
+
+def _features_of_tables(schema: Schema) -> dict[str, list[str]]:
+    features: dict[str, list[str]] = {name: [] for name in schema.table_owners()}
+    for feature in schema.sparse_features:
+        features[feature.table_name].append(feature.name)
+    return features
+
+
+def _width(config: ModelConfig, table: str) -> int:
+    return config.front_end.embedding_dims.get(table, config.front_end.embedding_dim)
+
+
+def _attention(config: ModelConfig) -> dict[str, Attended]:
+    return {name: Attended(read.target, read.widths) for name, read in config.front_end.attention.items()}
+
+
+def _interaction(config: ModelConfig) -> Callable[[Inputs], nn.Module] | None:
+    if config.interaction is None:
+        return None
+    return partial(_make, "model.interaction", INTERACTIONS, config.interaction)
 
 
 def _check_kinds(schema: Schema, config: ModelConfig) -> None:

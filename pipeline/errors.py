@@ -8,7 +8,7 @@ GatehouseError
 |-- ArtifactError    3    something Gatehouse wrote: a dataset, a vocabulary, a checkpoint, a report
 |-- StorageError     3    a disk, a file system or a store that is full or does not answer
 |-- TrainingError    3    a loss that is no number, a rank that does not answer
-|-- LockedError     75    another run holds the workspace
+|-- LockedError     75    another run holds the workspace, or the lease of the registry
 `-- StoppedError   143    SIGTERM or a preemption, after a checkpoint
 """
 

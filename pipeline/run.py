@@ -56,13 +56,13 @@ def run(
     train(config, resume=is_resumed, overwrite=not is_resumed, fallback=fallback, progress=start_stage("train"))
     report = evaluate(config, executor, progress=start_stage("evaluate"))
     if config.score is not None:
-        score(config, overwrite=True, progress=start_stage("score"))
+        score(config, executor, overwrite=True, progress=start_stage("score"))
         write_page(config, report)
     return report
 
 
 def _forget_results(config: RunConfig) -> None:
     """Removes what an earlier run made of an earlier dataset."""
-    folders: list[Path] = [config.checkpoints_dir, config.report_dir, config.scores_dir]
+    folders: list[Path] = [config.checkpoints_dir, config.report_dir, config.export_dir, config.scores_dir]
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)

@@ -9,7 +9,10 @@ from pipeline import storage
 from pipeline.config import Section, apply_overrides, build, nearest, read_config
 from pipeline.errors import DataError
 from pipeline.evaluate.config import EvaluateConfig
+from pipeline.export.config import ExportConfig
 from pipeline.preprocess.config import PreprocessConfig, SourceConfig
+from pipeline.registry.config import RegistryConfig
+from pipeline.retrain.config import RetrainConfig
 from pipeline.schema import Schema
 from pipeline.score.config import ScoreConfig
 from pipeline.train.config import ModelConfig, TrainConfig
@@ -35,7 +38,10 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    export: ExportConfig = ExportConfig()
     score: ScoreConfig | None = None
+    registry: RegistryConfig | None = None
+    retrain: RetrainConfig | None = None
 
     @model_validator(mode="after")
     def _names_hold(self) -> "RunConfig":
@@ -66,7 +72,20 @@ class RunConfig(Section):
             raise ValueError("evaluate.truth needs schema.keys.row, the column that names a row")
         if self.score and not (self.data_schema.keys.item and self.data_schema.keys.request):
             raise ValueError("score needs schema.keys.item and schema.keys.request")
+        if self.retrain:
+            self._check_retrain(self.retrain)
         return self
+
+    def _check_retrain(self, retrain: RetrainConfig) -> None:
+        keys = self.data_schema.keys
+        if not self.registry:
+            raise ValueError("retrain needs the section registry, which says where the versions of the model are")
+        if not keys.time or not (keys.request or keys.user):
+            raise ValueError("retrain needs schema.keys.time, and schema.keys.request or schema.keys.user")
+        if self.dataset:
+            raise ValueError("retrain keeps the dataset of each slot in its workspace, and dataset is set")
+        if retrain.score and not self.score:
+            raise ValueError("retrain.score needs the section score")
 
     @property
     def workspace_dir(self) -> Path:
@@ -91,6 +110,10 @@ class RunConfig(Section):
     @property
     def report_dir(self) -> Path:
         return self.workspace_dir / "report"
+
+    @property
+    def export_dir(self) -> Path:
+        return self.workspace_dir / "export"
 
     @property
     def scores_dir(self) -> Path:

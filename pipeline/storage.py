@@ -12,6 +12,8 @@ import hashlib
 import os
 import posixpath
 import re
+import shutil
+import stat
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import ArtifactError, ConfigError, GatehouseError, SetupError, StorageError
 from pipeline.files import AWS_ERROR, ResultT, describe_answer, retry, write_atomically
+from pipeline.files import sha256_of as sha256_of_path
 
 # It is loaded where it is used: that takes longer than all that the command line does with locations.
 if TYPE_CHECKING:
@@ -34,7 +37,16 @@ REQUEST_SECONDS = 30
 COPY_BYTES = 16 << 20
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_REFUSALS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE", "TOKEN", "UNRECOGNIZED_CLIENT", "EXPIRED", "SKEWED")
+_REFUSALS = (
+    "ACCESS_DENIED",
+    "INVALID_ACCESS_KEY",
+    "SIGNATURE",
+    "TOKEN",
+    "UNRECOGNIZED_CLIENT",
+    "EXPIRED",
+    "SKEWED",
+    "NO_CREDENTIALS",
+)
 
 
 class FileVersion(NamedTuple):
@@ -42,6 +54,13 @@ class FileVersion(NamedTuple):
 
     num_bytes: int
     version: str
+
+
+class ListedFile(NamedTuple):
+    """A file below a folder: its name as seen from there, and when it was written, in seconds since 1970."""
+
+    name: str
+    modified_seconds: float
 
 
 # --- locations
@@ -65,8 +84,12 @@ def name_of(location: str) -> str:
     return posixpath.basename(location.rstrip("/"))
 
 
-def _key(location: str) -> str:
-    """`bucket/key`, as pyarrow takes it."""
+def key_of(location: str) -> str:
+    """`bucket/key` of a remote location, as pyarrow takes it.
+
+    Raises:
+        ConfigError: what follows s3:// is not the name of a bucket.
+    """
     path = posixpath.normpath(location.removeprefix(SCHEME))
     if not _BUCKET.fullmatch(path.partition("/")[0]):
         # It is not shown: what some programs accept there is s3://KEY:SECRET@bucket.
@@ -103,22 +126,52 @@ def find_files(location: str) -> list[str]:
 def _find_remote(location: str) -> list[str]:
     if exists(location):
         return [location]
-    parts = _key(location).split("/")
+    parts = key_of(location).split("/")
     if is_folder(location):
         return _list(location, is_recursive=False)
     num_plain = next((place for place, part in enumerate(parts) if glob.has_magic(part)), None)
     if num_plain is None:
         return []
     below = _list(SCHEME + "/".join(parts[:num_plain]), is_recursive=True)
-    return [file for file in below if _matches(_key(file).split("/"), parts)]
+    return [file for file in below if _matches(key_of(file).split("/"), parts)]
 
 
 def _list(folder: str, *, is_recursive: bool) -> list[str]:
+    return sorted(SCHEME + info.path for info in _infos(folder, is_recursive=is_recursive))
+
+
+def _infos(folder: str, *, is_recursive: bool) -> "list[FileInfo]":
     from pyarrow.fs import FileSelector
 
-    selector = FileSelector(_key(folder), allow_not_found=True, recursive=is_recursive)
+    selector = FileSelector(key_of(folder), allow_not_found=True, recursive=is_recursive)
     found: list[FileInfo] = attempt(lambda: _client().get_file_info(selector), folder)
-    return sorted(SCHEME + info.path for info in found if info.is_file)
+    return [info for info in found if info.is_file]
+
+
+def list_files(folder: str) -> list[ListedFile]:
+    """All files below a folder, in the order of their names; none where there is no such folder.
+
+    Symbolic links are not followed, and not listed.
+    """
+    if is_remote(folder):
+        start = len(key_of(folder)) + 1
+        infos = _infos(folder, is_recursive=True)
+        return sorted(ListedFile(info.path[start:], info.mtime_ns / 1e9) for info in infos)
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    listed = []
+    for parent, _, names in os.walk(folder, onerror=refuse):
+        for path in (Path(parent, name) for name in names):
+            try:
+                found = path.lstat()
+            except FileNotFoundError:
+                continue  # another process has removed it
+            if stat.S_ISREG(found.st_mode):
+                listed.append(ListedFile(path.relative_to(folder).as_posix(), found.st_mtime))
+    return sorted(listed)
 
 
 def _matches(parts: list[str], pattern: list[str]) -> bool:
@@ -133,7 +186,7 @@ def _matches(parts: list[str], pattern: list[str]) -> bool:
 
 
 def _info(location: str) -> "FileInfo":
-    return attempt(lambda: _client().get_file_info(_key(location)), location)
+    return attempt(lambda: _client().get_file_info(key_of(location)), location)
 
 
 def describe(location: str) -> FileVersion:
@@ -147,7 +200,7 @@ def describe(location: str) -> FileVersion:
         return FileVersion(found.st_size, str(found.st_mtime_ns))
 
     def ask() -> FileVersion:
-        with _client().open_input_file(_key(location)) as file:
+        with _client().open_input_file(key_of(location)) as file:
             about = {name: value.decode() for name, value in file.metadata().items()}
             return FileVersion(file.size(), f"{about.get('ETag', '')} {about.get('Last-Modified', '')}")
 
@@ -161,7 +214,7 @@ def open_file(location: str) -> "pa.NativeFile":
     """A file at random access. Reading from it can fail too: open it inside the action that `attempt` is given."""
     import pyarrow as pa
 
-    return _client().open_input_file(_key(location)) if is_remote(location) else pa.OSFile(location, "rb")
+    return _client().open_input_file(key_of(location)) if is_remote(location) else pa.OSFile(location, "rb")
 
 
 def map_file(location: str) -> "pa.NativeFile":
@@ -182,11 +235,32 @@ def read_bytes(location: str) -> bytes:
     return attempt(read, location)
 
 
+def sha256_of(location: str) -> str:
+    """The sha256 of a file's content, in hexadecimal."""
+    if not is_remote(location):
+        return sha256_of_path(Path(location))
+
+    def read() -> str:
+        digest = hashlib.sha256()
+        with open_file(location) as file:
+            while chunk := file.read(COPY_BYTES):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    return attempt(read, location)
+
+
 def upload(path: Path, location: str) -> None:
-    """Copies a local file to a remote location. It is there whole, or as it was before."""
+    """Copies a local file to a location. It is there whole, or as it was before."""
+
+    def write(temporary: Path) -> None:
+        shutil.copyfile(path, temporary)
 
     def copy() -> None:
-        with map_file(str(path)) as source, _client().open_output_stream(_key(location), compression=None) as sink:
+        if not is_remote(location):
+            write_atomically(Path(location), write, path.stat().st_size)
+            return
+        with map_file(str(path)) as source, _client().open_output_stream(key_of(location), compression=None) as sink:
             # At once: an exception between two writes would close the file, and it would be there without its end.
             sink.write(source.read_buffer())
 
@@ -219,9 +293,11 @@ def download(location: str, path: Path, sha256: str | None = None, num_bytes: in
 
 
 def remove(location: str) -> None:
-    """Removes a remote file, if it is there."""
-    if exists(location):
-        attempt(lambda: _client().delete_file(_key(location)), location)
+    """Removes a file, if it is there."""
+    if not is_remote(location):
+        attempt(lambda: Path(location).unlink(missing_ok=True), location)
+    elif exists(location):
+        attempt(lambda: _client().delete_file(key_of(location)), location)
 
 
 # --- what can go wrong
@@ -247,13 +323,13 @@ def attempt(action: Callable[[], ResultT], location: str) -> ResultT:
 def check_bucket(location: str) -> None:
     """Raises a StorageError when a remote location lies in a bucket that is not there: a file's own error hides it."""
     if is_remote(location):
-        bucket = SCHEME + _key(location).partition("/")[0]
+        bucket = SCHEME + key_of(location).partition("/")[0]
         if not is_folder(bucket):
             raise _no_bucket(bucket)
 
 
 def _no_bucket(location: str) -> StorageError:
-    bucket = _key(location).partition("/")[0]
+    bucket = key_of(location).partition("/")[0]
     return StorageError(f"there is no bucket {bucket!r}", "correct the location, AWS_ENDPOINT_URL or AWS_REGION")
 
 
@@ -276,9 +352,13 @@ def _explain(error: OSError, location: str) -> GatehouseError | None:
     )
 
 
+def endpoint() -> str | None:
+    """Where the store is, if the environment says so."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
 def _client() -> "S3FileSystem":
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return _connect(endpoint, os.environ.get("AWS_CA_BUNDLE"), REQUEST_ATTEMPTS)
+    return _connect(endpoint(), os.environ.get("AWS_CA_BUNDLE"), REQUEST_ATTEMPTS)
 
 
 @functools.cache

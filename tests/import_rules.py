@@ -19,12 +19,14 @@ ORDER = (
     ("feature_kinds", "executor"),
     ("schema",),
     ("preprocess.config", "train.config"),
-    ("evaluate.config", "score.config", "export.config"),
+    ("evaluate.config", "score.config", "export.config", "gate.config", "registry.config"),
     ("retrain.config",),
-    ("run_config", "shards", "doctor", "simulate"),
+    ("run_config", "shards", "doctor", "simulate", "registry"),
     ("assemble",),
     ("preprocess", "train"),
-    ("evaluate", "score", "export"),
+    ("evaluate",),
+    ("export", "gate"),
+    ("score",),
     ("retrain",),
     ("run", "benchmark"),
 )
@@ -36,18 +38,27 @@ FORBIDDEN = {
     "jobs": {"tests", "infra"},
 }
 MODELS_MAY_IMPORT = {*sys.stdlib_module_names, "torch", "torchrec", "models"}
-NOT_BODIES = ("models.batch", "models.tasks", "models.multitask", "models.losses")
-# Scripts that another interpreter runs by path, named after what they may import; pandas brings numpy.
+NOT_BODIES = tuple(f"models.{name}" for name in ("batch", "tasks", "multitask", "losses", "serving", "pairs"))
+# Scripts that another interpreter runs by path, named after the peer that they may import, with what it brings.
 PEERS_FOLDER = "pipeline/benchmark/peers/"
-PEERS = {"duckdb": {"duckdb"}, "polars": {"polars"}, "pandas": {"pandas", "numpy"}}
+PEERS = {
+    "duckdb": {"duckdb"},
+    "polars": {"polars"},
+    "pandas": {"pandas", "numpy"},
+    "deepctr": {"deepctr_torch", "torch", "numpy"},
+    "rechub": {"torch_rechub", "torch", "numpy"},
+}
+ONLY_OF_PEERS = set().union(*PEERS.values()) - {"torch", "numpy"}
 TORCH = {"torch", "torchrec", "fbgemm_gpu", "tensordict", "torchmetrics"}
 TORCH_FREE = (
     "pipeline.feature_kinds",
     "pipeline.schema",
     "pipeline.preprocess",
     "pipeline.simulate",
+    "pipeline.gate",
     "pipeline.run_config",
-    *(f"pipeline.shards.{name}" for name in ("manifest", "writer", "assignment")),
+    "pipeline.registry",
+    *(f"pipeline.shards.{name}" for name in ("manifest", "writer", "assignment", "arrays")),
     *(f"pipeline.evaluate.{name}" for name in ("metrics", "measure", "report", "page", "prediction_table")),
 )
 
@@ -152,7 +163,7 @@ def is_foreign_to_peers(found: Import) -> bool:
     if found.path.startswith(PEERS_FOLDER):
         peer = found.path.removeprefix(PEERS_FOLDER).split("_")[0]
         return package not in {*sys.stdlib_module_names, *PEERS.get(peer, ())}
-    return package in PEERS or found.is_of(PEERS_FOLDER.rstrip("/").replace("/", "."))
+    return package in ONLY_OF_PEERS or found.is_of(PEERS_FOLDER.rstrip("/").replace("/", "."))
 
 
 RULES: dict[str, Callable[[Import], bool]] = {

@@ -5,10 +5,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from models.inputs import Inputs
-from models.layers import BatchedLinear, ExpertBank
+from models.layers import BatchedLinear, ExpertBank, silu
 from models.tasks import Task
 
 # The paper's starting point: a task keeps most of its own.

@@ -5,10 +5,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from models.inputs import Inputs
-from models.layers import MLP, BatchedLinear, check_widths
+from models.layers import MLP, BatchedLinear, check_widths, silu
 from models.tasks import Task
 
 

@@ -1,19 +1,23 @@
-"""The virtual environment that peers run in: made once, from a lock of infra/locks, with pip."""
+"""The virtual environments that peers run in: made once, each from a lock of infra/locks, with pip."""
 
 import hashlib
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from pipeline.doctor import LOCKS
 from pipeline.errors import SetupError
 
 STAMP_NAME = "lock.sha256"
+BORROWED_NAME = "borrowed.pth"
 
 
-def make_environment(folder: Path, lock_name: str) -> Path:
+def make_environment(folder: Path, lock_name: str, *, borrows: bool = False) -> Path:
     """The interpreter of an environment that holds exactly the pins of a lock; minutes, when it is not there yet.
+
+    One that `borrows` finds in the packages of this interpreter what it has not itself: the same torch, not another.
 
     Raises:
         SetupError: there is no such lock beside the package, or pip failed.
@@ -21,13 +25,18 @@ def make_environment(folder: Path, lock_name: str) -> Path:
     lock = LOCKS / f"{lock_name}.lock"
     if not lock.is_file():
         raise SetupError(f"{lock} is not there", "run benchmarks with peers from a checkout")
-    python, stamp, digest = folder / "bin" / "python", folder / STAMP_NAME, hashlib.sha256(lock.read_bytes())
-    if python.exists() and stamp.is_file() and stamp.read_text() == digest.hexdigest():
+    python, stamp = folder / "bin" / "python", folder / STAMP_NAME
+    borrowed = sysconfig.get_path("purelib") if borrows else ""
+    digest = hashlib.sha256(lock.read_bytes() + borrowed.encode()).hexdigest()
+    if python.exists() and stamp.is_file() and stamp.read_text() == digest:
         return python
     shutil.rmtree(folder, ignore_errors=True)
     _run(sys.executable, "-m", "venv", str(folder))
     _run(str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", str(lock))
-    stamp.write_text(digest.hexdigest())
+    if borrows:
+        own = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+        (own / BORROWED_NAME).write_text(f"{borrowed}\n")
+    stamp.write_text(digest)
     return python
 
 

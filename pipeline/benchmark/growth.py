@@ -77,9 +77,10 @@ def draw_growth(found: dict[str, Any], path: Path) -> None:
         value_speed.set_title(tall, loc="left", fontsize=9)
         for axes, label in ((row_memory, "rows"), (value_memory, "distinct values")):
             axes.set_xlabel(label)
-        for counts, own, speed, memory in (
-            (row_counts, points[: len(row_counts)], row_speed, row_memory),
-            (value_counts, points[len(row_counts) :], value_speed, value_memory),
+        # Where a legend covers nothing: memory does not grow with the rows, and it does with the values.
+        for counts, own, speed, memory, free_corner in (
+            (row_counts, points[: len(row_counts)], row_speed, row_memory, "lower right"),
+            (value_counts, points[len(row_counts) :], value_speed, value_memory, "upper left"),
         ):
             rates = [[p["num_rows"] / run["seconds"] / MILLION for run in p["runs"]] for p in own]
             _draw_line(speed, counts, rates, BLUE)
@@ -90,7 +91,7 @@ def draw_growth(found: dict[str, Any], path: Path) -> None:
             ):
                 _draw_line(memory, counts, [[run[name] / GB for run in p["runs"]] for p in own], color, label)
             memory.set_ylabel("peak memory, GB")
-            memory.legend(loc="lower right")
+            memory.legend(loc=free_corner)
         figure.savefig(path, metadata={"Date": None})
 
 

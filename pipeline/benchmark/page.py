@@ -7,53 +7,41 @@ from statistics import median
 from typing import Any
 
 from pipeline.benchmark.growth import GROWTH, draw_growth
-from pipeline.benchmark.preprocess import PREPROCESS
+from pipeline.benchmark.kinds import KINDS
 from pipeline.benchmark.rounds import FORMAT
 from pipeline.files import write_text
 
 GB = 1e9
-EXPLANATIONS = {
-    PREPROCESS: """\
-From a Parquet log to files ready for training: 26 text categoricals as ids of vocabularies, 13 numbers as standardised
-log1p, 2 labels, split by time. Each engine is a process of its own on the same cores; its start is within the time, and
-the log is in the page cache. They take turns. Every output was compared with that of gatehouse: vocabularies, rows,
-unseen values and nulls of each feature and split, means, and a sample of rows with the ids turned back into texts.
-Gatehouse besides checks and profiles the rows, and flushes and hashes its files; the others only encode.
-""",
-    GROWTH: """\
-`gatehouse preprocess`, with its start, on logs that grow in rows, and on logs of one categorical that grow in distinct
-values. The bars reach from the lowest round to the highest.
-""",
-}
 
 
 def summary_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headers and one row per contestant, medians over the rounds, ranges as "lowest to highest".
 
-    `time` is a multiple of what the first contestant took in the same round.
+    `time` is, per row, a multiple of what the first contestant took in the same round; `time after start` is the same
+    without the start of either.
     """
     contestants = found["contestants"]
-    is_contest = found["benchmark"] != GROWTH
+    kind = KINDS[found["benchmark"]]
     headers = [
         "",
         "version",
-        "rows/s",
+        f"{kind.unit}/s",
         "range",
         "start, s",
-        "rows/s after it",
+        f"{kind.unit}/s after it",
         "CPU, s",
         "others' CPU, s",
         "peak RSS, GB",
         "anonymous, GB",
     ]
-    headers += ["time"] if is_contest else []
+    headers += ["time", "time after start"] if kind.is_contest else []
     rows = []
     for one in contestants:
         num_rows, runs = one["num_rows"], one["runs"]
         speeds = [num_rows / run["seconds"] for run in runs]
         row = [
             one["name"],
-            ", ".join(v if name == one["name"] else f"{name} {v}" for name, v in one["versions"].items()),
+            ", ".join(v if one["name"].startswith(name) else f"{name} {v}" for name, v in one["versions"].items()),
             f"{median(speeds):,.0f}",
             f"{min(speeds):,.0f} to {max(speeds):,.0f}",
             f"{_median_of(runs, 'start_seconds'):.1f}",
@@ -63,12 +51,22 @@ def summary_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             f"{_median_of(runs, 'peak_rss_bytes') / GB:.2f}",
             f"{_median_of(runs, 'peak_anonymous_bytes') / GB:.2f}",
         ]
-        if is_contest:
-            pairs = zip(runs, contestants[0]["runs"], strict=True)
-            times = [own["seconds"] / first["seconds"] for own, first in pairs]
-            row.append(f"{median(times):.2f} ({min(times):.2f} to {max(times):.2f})")
+        if kind.is_contest:
+            row += [_ratios(one, contestants[0], starts_count) for starts_count in (True, False)]
         rows.append(row)
     return headers, rows
+
+
+def _ratios(one: dict[str, Any], first: dict[str, Any], starts_count: bool) -> str:
+    """The times of a contestant per row as multiples of another's in the same rounds, starts that are free left out."""
+
+    def times(contestant: dict[str, Any]) -> list[float]:
+        counts = starts_count and not contestant.get("is_start_free")
+        runs = contestant["runs"]
+        return [(run["seconds"] - (0 if counts else run["start_seconds"])) / contestant["num_rows"] for run in runs]
+
+    ratios = [own / other for own, other in zip(times(one), times(first), strict=True)]
+    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def save(found: dict[str, Any], out: Path) -> list[Path]:
@@ -92,22 +90,18 @@ def save(found: dict[str, Any], out: Path) -> list[Path]:
 
 
 def _section(found: dict[str, Any], plot_name: str) -> str:
-    name, machine, checked = found["benchmark"], found["machine"], found["checked"]
+    name, machine = found["benchmark"], found["machine"]
+    kind = KINDS[name]
     parts = [
         f"## {name}\n",
-        EXPLANATIONS[name],
+        kind.explanation,
         f"{found['settings']['rounds']} rounds, {found['num_threads']} threads; finished {found['finished']}, "
         f"revision {found['revision']}.\nMachine: {machine['processor']}, {machine['num_cores']} cores, "
         f"{machine['memory_bytes'] / GB:.0f} GB of memory; a copy reads and writes "
         f"{machine['copy_bytes_per_second'] / GB:.0f} GB/s.",
     ]
-    if checked:
-        splits = ", ".join(f"{count:,} {split}" for split, count in checked["rows"].items())
-        parts.append(
-            f"Rows: {splits}; values in the vocabularies: {checked['vocabulary_values']:,}; "
-            f"rows in the sample: {checked['sampled_rows']:,}.\n"
-            f"Found equal to gatehouse: {', '.join(checked['same_output']) or 'none asked'}."
-        )
+    if kind.describe:
+        parts.append(kind.describe(found))
     if name == GROWTH:
         parts.append(f"\n![speed and memory]({plot_name})")
     return "\n".join([*parts, "", _markdown(*summary_rows(found)), ""])

@@ -13,8 +13,7 @@ import yaml
 from pipeline.benchmark.environment import locked_versions, make_environment
 from pipeline.benchmark.log import LABELS, TEST_FROM, TIME, VALIDATION_FROM, LogSpec, make_log, read_ahead
 from pipeline.benchmark.outputs import DatasetOutput, FilesOutput, Findings, find_differences, inspect
-from pipeline.benchmark.rounds import Contestant, record, take_rounds
-from pipeline.doctor import installed_versions
+from pipeline.benchmark.rounds import GATEHOUSE, Contestant, own_versions, record, take_rounds
 from pipeline.errors import ArtifactError
 from pipeline.executor import Progress
 from pipeline.shards.manifest import SPLITS
@@ -24,7 +23,6 @@ PEERS = ("duckdb", "polars", "pandas")
 PEERS_LOCK = "peers"
 MIN_COUNT = 5
 SHOWN_DIFFERENCES = 3
-GATEHOUSE = "gatehouse"
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def gatehouse(folder: Path, job: Job, name: str = GATEHOUSE) -> Contestant:
     config = folder / "run.yaml"
     config.write_text(yaml.safe_dump(settings, sort_keys=False))
     command = (sys.executable, "-m", "jobs", "preprocess", "--config", config)
-    return Contestant(name, installed_versions((GATEHOUSE, "pyarrow")), command, workspace, spec.num_rows)
+    return Contestant(name, own_versions("pyarrow"), command, workspace, spec.num_rows)
 
 
 def peer(folder: Path, job: Job, name: str, python: Path) -> Contestant:

@@ -12,20 +12,35 @@ from typing import Any
 
 from pipeline.benchmark.machine import measure_machine
 from pipeline.benchmark.process import Usage, run_measured
+from pipeline.doctor import installed_versions
 from pipeline.executor import Progress
 
 FORMAT = 1
+GATEHOUSE = "gatehouse"
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A command that works on `num_rows` rows and writes to `folder`, which is not there before each run."""
+    """A command that works on `num_rows` rows and writes to `folder`, which is not there before each run.
+
+    `is_start_free`: in comparisons the time to its first line of output does not count.
+    """
 
     name: str
     versions: dict[str, str]
     command: tuple[str | Path, ...]
     folder: Path
     num_rows: int
+    is_start_free: bool = False
+
+    def clear(self) -> None:
+        """Removes what a run wrote."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def own_versions(package: str) -> dict[str, str]:
+    """The versions of Gatehouse and of the package that does most of the work."""
+    return installed_versions((GATEHOUSE, package))
 
 
 def take_rounds(
@@ -46,12 +61,12 @@ def take_rounds(
     for place in range(total):
         round_, turn = divmod(place, len(contestants))
         contestant = contestants[turn]
-        shutil.rmtree(contestant.folder, ignore_errors=True)
+        contestant.clear()
         os.sync()  # so that nobody's files are written out during the run of another
         usages[turn].append(run_measured(contestant.command, num_threads))
         if check and round_ == 0:
             check(contestant)
-        shutil.rmtree(contestant.folder, ignore_errors=True)
+        contestant.clear()
         progress("runs", place + 1, total, place + 1, "runs")
     return usages
 
@@ -76,7 +91,13 @@ def record(
         "settings": settings,
         "checked": checked,
         "contestants": [
-            {"name": one.name, "versions": one.versions, "num_rows": one.num_rows, "runs": list(map(asdict, own))}
+            {
+                "name": one.name,
+                "versions": one.versions,
+                "num_rows": one.num_rows,
+                "is_start_free": one.is_start_free,
+                "runs": list(map(asdict, own)),
+            }
             for one, own in zip(contestants, usages, strict=True)
         ],
     }

@@ -3,7 +3,7 @@
 from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
 from pipeline.config import Section
 from pipeline.feature_kinds import DEFAULT_TIME_UNIT, CountedTimeUnit
@@ -91,6 +91,20 @@ Boundary = Annotated[
 ]
 
 
+class WindowConfig(Section):
+    """The rows that are read: those whose `column` is `from` or later, and before `to`.
+
+    Row groups of a Parquet file that their statistics place outside are never read, and of such Arrow batches only this
+    column.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    column: str = Field(description="of the log itself, with times, numbers or texts as the two boundaries are")
+    from_: Boundary = Field(alias="from")
+    to: Boundary
+
+
 class _Split(Section):
     disjoint: tuple[str, ...] = Field((), description="columns none of whose values may stand in rows of two splits")
 
@@ -126,6 +140,20 @@ class HashSplit(_FractionSplit):
 SplitValues = Annotated[tuple[str | int | bool, ...], Field(min_length=1)]
 
 
+class TimeHashSplit(_Split):
+    """Rows from `test_from` on are for the test; of those before, the rows of some values of `key` are for validation.
+
+    All rows with the same value of it fall into the same of the two, by a stable hash.
+    """
+
+    kind: Literal["time_hash"]
+    column: str
+    test_from: Boundary
+    key: str
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    seed: int = 0
+
+
 class ColumnSplit(_Split):
     """A column of the log says it: rows with these values are for validation and the test, all others for training."""
 
@@ -148,7 +176,7 @@ class OrderSplit(_FractionSplit):
     kind: Literal["order"]
 
 
-SplitConfig = Annotated[TimeSplit | HashSplit | ColumnSplit | OrderSplit, Field(discriminator="kind")]
+SplitConfig = Annotated[TimeSplit | HashSplit | TimeHashSplit | ColumnSplit | OrderSplit, Field(discriminator="kind")]
 
 
 class ColumnContract(Section):
@@ -206,6 +234,7 @@ Compression = Literal["none", "zstd"]
 class PreprocessConfig(Section):
     log: SourceConfig
     tables: tuple[TableConfig, ...] = ()
+    window: WindowConfig | None = Field(None, description="default: all rows are read")
     split: SplitConfig
     rows_per_partition: int = Field(250_000, ge=1, description="the unit of work of the first pass")
     rows_per_shard: int = Field(250_000, ge=1, description="at most; the shards of a split are equal within a row")

@@ -1,15 +1,17 @@
 """The raw log as both passes over it see it: numbered parts, each read, joined with the tables and split."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import ConfigError, DataError
 from pipeline.executor import Executor
-from pipeline.preprocess.checks.contract import check_rows, check_types
+from pipeline.preprocess.checks.contract import Rule, check_rows, check_types
 from pipeline.preprocess.checks.quarantine import Quarantine, quarantine_table
 from pipeline.preprocess.columns.labels import check_classes
 from pipeline.preprocess.config import ContractConfig, OrderSplit, SourceConfig, SplitConfig
@@ -18,7 +20,8 @@ from pipeline.preprocess.joins.table import JoinTable
 from pipeline.preprocess.raw_files.formats import format_of, read_column_names
 from pipeline.preprocess.raw_files.sources import Partition, count_rows, list_files, plan_partitions, read_partition
 from pipeline.preprocess.raw_files.unzip import UNZIPPED_FOLDER
-from pipeline.preprocess.split import assign_splits, check_split
+from pipeline.preprocess.raw_files.window import Window
+from pipeline.preprocess.split import assign_splits, check_split, deciding_columns
 from pipeline.run_config import RunConfig
 from pipeline.schema import Schema
 
@@ -34,7 +37,8 @@ class Part(NamedTuple):
 class RawRows(NamedTuple):
     """The joined rows of a part that keep the contract, the split (int8) and labels of each, and what became of others.
 
-    `joins` says per table which rows (bool) are counted, by what; `bad` are the rows that are not kept, with reasons.
+    `joins` says per table which rows (bool) are counted, by what; `bad` are the rows that are not kept, with reasons;
+    `num_outside` more were outside the window.
     """
 
     table: pa.Table
@@ -45,11 +49,13 @@ class RawRows(NamedTuple):
     first_row: int
     quarantine: Quarantine
     bad: pa.Table
+    num_outside: int
 
 
 @dataclass(frozen=True)
 class RawLog:
     schema: Schema
+    window: Window | None
     split: SplitConfig
     columns: tuple[str, ...]
     tables: tuple[JoinTable, ...]
@@ -65,8 +71,11 @@ class RawLog:
         """
         partition = part.partition
         source = str(partition.path)
-        rows = read_partition(partition, self.columns, keep_dictionaries=True)
+        rows, num_outside = read_partition(partition, self.columns, keep_dictionaries=True), 0
+        if self.window:
+            rows, num_outside = self.window.cut(rows)
         table, joins, rules = join_tables(rows, self.tables, source)
+        rules += [_no_place(self.window, table)] if self.window else []
         check_types(self.contract.columns, table, source, self.text_files)
         checked = check_rows(self.contract, self.schema, self.split, table, source, partition.first_row, rules)
         quarantine = Quarantine.of(checked, table, source, partition.first_row)
@@ -82,7 +91,7 @@ class RawLog:
             joins = [{name: own[is_good] for name, own in counts.items()} for counts in joins]
             splits = None if splits is None else splits[is_good]
         splits = self._split(table, part) if splits is None else splits
-        return RawRows(table, splits, labels, joins, source, partition.first_row, quarantine, bad)
+        return RawRows(table, splits, labels, joins, source, partition.first_row, quarantine, bad, num_outside)
 
     def _split(self, table: pa.Table, part: Part) -> np.ndarray:
         source, first_row = str(part.partition.path), part.partition.first_row
@@ -105,9 +114,10 @@ def open_log(config: RunConfig, staging: Path, executor: Executor) -> tuple[RawL
     check_classes(schema)
     source = config.source(section.log)
     unzip_folder = config.dataset_dir / UNZIPPED_FOLDER
-    partitions = plan_partitions(source, section.rows_per_partition, executor, unzip_folder)
+    window = Window.of(section.window) if section.window else None
+    partitions = plan_partitions(source, section.rows_per_partition, executor, unzip_folder, window)
     if not partitions:
-        raise DataError(f"{source.path} holds no row", "give a log with rows")
+        raise no_rows(source.path, window)
     tables = [table.model_copy(update={"path": config.input_path(table.path)}) for table in section.tables]
     versioned = next((table for table in tables if table.valid_from), None)
     if versioned and schema.keys.time is None:
@@ -117,20 +127,42 @@ def open_log(config: RunConfig, staging: Path, executor: Executor) -> tuple[RawL
         )
     needed = [*schema.input_columns(), *schema.label_columns(), *([schema.weight] if schema.weight else [])]
     needed += section.contract.columns
-    needed += section.split.disjoint
-    if not isinstance(section.split, OrderSplit):
-        needed.append(section.split.column)
+    needed += [*section.split.disjoint, *deciding_columns(section.split), *([window.column] if window else [])]
     first_file = partitions[0].path
     plan = plan_columns(read_column_names(source, first_file), str(first_file), tables, needed, schema.keys.time)
+    if window and window.column not in plan.log:
+        raise ConfigError(
+            f"preprocess.window.column {window.column!r} is not a column of {first_file}", "name a column of the log"
+        )
     first_rows = [0] * (len(partitions) + 1)
     if isinstance(section.split, OrderSplit):
-        first_rows = np.cumsum([0, *executor.map(count_rows, partitions)]).tolist()
+        first_rows = np.cumsum([0, *executor.map(partial(_count_inside, window), partitions)]).tolist()
     parts = [Part(number, *pair) for number, pair in enumerate(zip(partitions, first_rows, strict=False))]
     text_files = {str(part.partition.path) for part in parts if _is_text(part.partition.source, part.partition.path)}
     text_files |= {table.path for table in tables if _is_text(table, list_files(table)[0])}
     joined = tuple(open_tables(tables, plan, schema.keys.time, staging))
-    log = RawLog(schema, section.split, plan.log, joined, first_rows[-1], section.contract, frozenset(text_files))
+    log = RawLog(
+        schema, window, section.split, plan.log, joined, first_rows[-1], section.contract, frozenset(text_files)
+    )
     return log, parts
+
+
+def no_rows(path: str, window: Window | None) -> DataError:
+    if window is None:
+        return DataError(f"{path} holds no row", "give a log with rows")
+    return DataError(f"{path} holds no row whose {window.column!r} is in {window}", "move preprocess.window")
+
+
+def _no_place(window: Window, table: pa.Table) -> Rule:
+    is_null = np.asarray(pc.is_null(table.column(window.column), nan_is_null=True))
+    return Rule(is_null, f"the window column {window.column!r} is null", window.column, "correct the rows")
+
+
+def _count_inside(window: Window | None, partition: Partition) -> int:
+    if window is None:
+        return count_rows(partition)
+    rows = read_partition(partition, [window.column])
+    return int(window.cut(rows)[0].num_rows)
 
 
 def _is_text(source: SourceConfig, file: str) -> bool:

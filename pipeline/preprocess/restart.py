@@ -17,7 +17,7 @@ from pipeline.shards.vocabularies import VOCABULARIES_FOLDER
 
 STAGING_FOLDER = ".staging"
 FINISHED_FOLDER = ".staging.finished"
-STAGING_FORMAT = 4
+STAGING_FORMAT = 5
 PLAN_NAME = "work.json"
 
 

@@ -65,7 +65,7 @@ def preprocess(
         stage_table(table, executor, progress)
     survey, rows_by_part = _stage(config, log, parts, executor, progress)
     survey.quarantine.check(config.preprocess.contract.max_quarantine_fraction)
-    check_findings(survey, log.schema, config.preprocess)
+    check_findings(survey, log, config.preprocess)
     check_disjoint(log.split.disjoint, survey, staging, len(parts), executor)
     fitted, tables = fit(log.schema, survey, earlier, staging, dataset_dir, len(parts), executor)
     key_types = survey.unified_keys()

@@ -110,7 +110,7 @@ def stage_part(log: RawLog, dataset_dir: Path, folder: Path, shuffle_seed: int |
     if staged.survey_path.exists():
         return staged.read_survey()
     rows = log.read(part)
-    survey = Survey(span=time_span(rows.table, log.split))
+    survey = Survey(span=time_span(rows.table, log.split), num_outside=rows.num_outside)
     survey.count(ROWS, rows.splits)
     for table, counts in zip(log.tables, rows.joins, strict=True):
         for name, is_counted in counts.items():

@@ -1,100 +1,103 @@
 """The score stage: candidate sets are scored and fused, and the best of each request are written."""
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from models.tasks import output_names
 from pipeline.assemble import tasks_of
 from pipeline.config import dump
-from pipeline.errors import ConfigError, UsageError
-from pipeline.executor import Progress
-from pipeline.files import explaining_space, retry, sha256_of, sync_folder, write_atomically, write_json
-from pipeline.preprocess.transform import FittedTransform
+from pipeline.errors import ConfigError, DataError, GatehouseError, StorageError, UsageError
+from pipeline.executor import Executor, InProcessExecutor, Progress
+from pipeline.files import write_json
+from pipeline.preprocess.joins.staging import stage_table
+from pipeline.preprocess.raw_files.sources import describe_files, list_files
 from pipeline.run_config import RunConfig
-from pipeline.schema import KeyColumns
-from pipeline.score.candidates import Block, Candidates
-from pipeline.score.fusion import Fusion, parse_fusion
-from pipeline.score.top_k import top_k
-from pipeline.shards.manifest import check_schema
-from pipeline.shards.remote import fetch_index
-from pipeline.train.checkpoints.checkpoint import best_checkpoint
+from pipeline.score.candidates.cut import cut_units
+from pipeline.score.candidates.plan import available_columns, plan_candidates
+from pipeline.score.candidates.units import Unit
+from pipeline.score.config import ScoreConfig
+from pipeline.score.model import ScoringModel, open_model
+from pipeline.score.parts import MANIFEST_NAME, WORK_FOLDER, Work, write_part
+from pipeline.score.rules import Rules, parse_rules
+from pipeline.score.scorer import Counts, Scorer, ranked_columns
 from pipeline.train.checkpoints.lineage import describe_newer_values
-from pipeline.train.predictor import Predictor
 
-MANIFEST_NAME = "manifest.json"
+FORMAT = 1
 
 
-def check_score(config: RunConfig) -> Fusion:
-    """The parsed fusion formula of a configuration, checked before any work is done.
+def check_score(config: RunConfig) -> Rules:
+    """The parsed rules of a configuration, checked before any row is read.
 
     Raises:
-        ConfigError: there is no score section, its formula is wrong, or two columns of the output have one name.
+        ConfigError: there is no score section, its formula, a filter or a cap is wrong, or two columns of the output
+            have one name.
+        DataError: a filter or a cap names a column, and the candidates or a table is not there.
     """
     if config.score is None:
         raise ConfigError("the configuration has no score section", "add score: candidates, items_column and fusion")
     outputs = output_names(tasks_of(config.data_schema, config.model, None))
-    columns = _columns(config.data_schema.keys, outputs)
+    columns = ranked_columns(config.data_schema.keys, outputs)
     for name in columns:
         if columns.count(name) > 1:
             raise ConfigError(
                 f"the ranked candidates would have two columns {name!r}: {', '.join(columns)}",
                 f"rename the task or the key column {name!r} in the schema",
             )
-    return parse_fusion(config.score.fusion, outputs)
-
-
-def _columns(keys: KeyColumns, outputs: list[str]) -> list[str]:
-    of_request = dict.fromkeys(name for name in (keys.request, keys.user) if name)
-    return [*of_request, "rank", str(keys.item), "score", *outputs]
+    try:
+        return parse_rules(config.score, outputs, ())
+    except ConfigError:
+        # Only now is it worth to look into the files for columns.
+        try:
+            columns = available_columns(config, config.score)
+        except DataError:
+            if config.score.filters or config.score.caps:
+                raise
+            columns = []
+        return parse_rules(config.score, outputs, columns)
 
 
 def score(
-    config: RunConfig, *, checkpoint: Path | None = None, overwrite: bool = False, progress: Progress | None = None
+    config: RunConfig,
+    executor: Executor | None = None,
+    *,
+    checkpoint: Path | None = None,
+    exported: Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> Path:
     """Writes the ranked candidates as `part-00000.parquet` ... and manifest.json, and returns their folder.
 
-    Columns: the request and user keys, rank (from 1), the item key, score, then each output of the model. The folder
-    appears complete, by rename; until then an earlier one stays.
+    Columns: the request and user keys, rank (from 1), the item key, score, each output of the model, model_version. The
+    folder appears complete, by rename; until then an earlier one stays. What was finished of the same work is kept when
+    it is interrupted, and the same bytes come out, whatever the executor; the default one is this process. `exported`
+    is the folder of an export to score with; otherwise it is that of the checkpoint, by default the best one.
 
     Raises:
         UsageError: the folder holds ranked candidates already, and `overwrite` is false.
         ConfigError, DataError, ArtifactError: the formula, the candidates or the checkpoint is wrong.
         StorageError: the disk is full or does not answer.
     """
-    fusion = check_score(config)
+    executor = executor or InProcessExecutor()
+    rules = check_score(config)
     assert config.score is not None
     folder = config.scores_dir
     if (folder / MANIFEST_NAME).exists() and not overwrite:
         raise UsageError(f"{folder} holds ranked candidates already", "choose another `workspace`, or add --overwrite")
     config.check_inputs()
-    index = fetch_index(config.dataset_dir, config.remote_dataset)
-    check_schema(index, config.data_schema, config.dataset_dir)
-    fitted = FittedTransform.load(config.dataset_dir, config.data_schema, index.vocabulary_version)
-    candidates = Candidates(config, config.score, fitted)
-    checkpoint = checkpoint or best_checkpoint(config.checkpoints_dir)
-    predictor = Predictor(config, index, checkpoint, config.score.batch_size)
-    rank = partial(_rank, config.data_schema.keys, fusion, predictor, config.score.top_k)
-    with _whole_folder(folder) as unfinished:
-        dump(config, unfinished)
-        manifest = {
-            "fusion": fusion.formula,
-            "top_k": config.score.top_k,
-            "checkpoint": {"path": str(checkpoint), "step": predictor.manifest.step},
-            "requests": candidates.num_requests,
-            "files": _write_parts(candidates, rank, unfinished, progress),
-            "newer_values": predictor.newer_values.counts,
-        }
-        write_json(unfinished / MANIFEST_NAME, manifest)
+    files = _describe_files(config, config.score)
+    model = open_model(config, checkpoint, exported, progress)
+    work = Work(config.workspace_dir / WORK_FOLDER, config.score.format)
+    work.begin(_describe_work(config, config.score, model, files))
+    try:
+        _score(config, config.score, rules, model, work, executor, progress)
+    except GatehouseError as error:
+        # Another attempt would do the same, but after a full disk.
+        if not isinstance(error, StorageError):
+            work.remove()
+        raise
+    work.finish(folder)
     return folder
 
 
@@ -103,70 +106,86 @@ def describe_ranking(folder: Path) -> list[str]:
     return describe_newer_values(json.loads((folder / MANIFEST_NAME).read_bytes())["newer_values"])
 
 
+def _describe_files(config: RunConfig, section: ScoreConfig) -> list[list[Any]]:
+    """The files of candidates and tables as they are now."""
+    files = list_files(config.source(section.candidates))
+    for table in config.preprocess.tables:
+        files += list_files(table.model_copy(update={"path": config.input_path(table.path)}))
+    return [[file, *found] for file, found in zip(files, describe_files(files), strict=True)]
+
+
+def _describe_work(
+    config: RunConfig, section: ScoreConfig, model: ScoringModel, files: list[list[Any]]
+) -> dict[str, Any]:
+    """What decides the bytes of a ranking."""
+    return {
+        "format": FORMAT,
+        "schema": config.data_schema.model_dump(mode="json"),
+        "score": section.model_dump(mode="json", exclude={"sweep"}),
+        "tables": [table.model_dump(mode="json") for table in config.preprocess.tables],
+        "model": model.version,
+        "vocabulary_version": model.fitted.version,
+        "known_rows": model.known_rows,
+        "device": config.train.device,
+        "files": files,
+    }
+
+
+def _score(
+    config: RunConfig,
+    section: ScoreConfig,
+    rules: Rules,
+    model: ScoringModel,
+    work: Work,
+    executor: Executor,
+    progress: Progress | None,
+) -> None:
+    """Makes the ranking in the folder of the work."""
+    plan = plan_candidates(config, section, model.fitted, rules.columns, work.tables_folder)
+    units = cut_units(plan, work.unzipped_folder, work.regrouped_folder, executor, progress)
+    for table in (*plan.request.tables, *plan.item.tables, *plan.row.tables):
+        stage_table(table, executor, progress)
+    load = partial(Scorer, config, model, plan)
+    entries = _write_parts(work, units, load, executor, progress)
+    dump(config, work.ranked_folder)
+    manifest = {
+        "fusion": rules.fusion.formula,
+        "filters": list(section.filters),
+        "caps": [cap.model_dump() for cap in section.caps],
+        "top_k": section.top_k,
+        "checkpoint": model.checkpoint,
+        "model_version": model.version,
+        "requests": sum(entry["requests"] for entry in entries),
+        **{name: sum(entry[name] for entry in entries) for name in Counts._fields},
+        "files": [{name: entry[name] for name in ("path", "rows", "sha256")} for entry in entries],
+        "newer_values": _sum_counts([entry["newer_values"] for entry in entries]),
+    }
+    write_json(work.ranked_folder / MANIFEST_NAME, manifest)
+
+
 def _write_parts(
-    candidates: Candidates, rank: Callable[[Block], pa.Table], folder: Path, progress: Progress | None
+    work: Work, units: list[Unit], load: partial[Scorer], executor: Executor, progress: Progress | None
 ) -> list[dict[str, Any]]:
-    """Writes one file per partition of the candidates and returns the name, rows and sha256 of each."""
-    files = []
-    num_ranked = num_candidates = 0
+    """Makes the parts that are missing, and returns what is told of each."""
+    missing = work.missing(units)
+    made = {unit.number for unit in missing}
+    found = [work.entry(unit) for unit in units if unit.number not in made]
+    done = sum(entry["requests"] for entry in found)
+    num_candidates = sum(entry["candidates"] for entry in found)
+    total = sum(unit.num_requests for unit in units)
     if progress:
-        progress("requests ranked", 0, candidates.num_requests, 0, "candidates")
-    for number, partition in enumerate(candidates.partitions):
-        tables = []
-        for block in candidates.blocks(partition):
-            tables.append(rank(block))
-            num_ranked += block.requests.num_rows
-            num_candidates += len(block.item)
-            if progress:
-                progress("requests ranked", num_ranked, candidates.num_requests, num_candidates, "candidates")
-        path = folder / f"part-{number:05d}.parquet"
-        ranked = pa.concat_tables(tables)
-        write = partial(write_atomically, path, partial(pq.write_table, ranked), ranked.nbytes)
-        retry(write, path)
-        files.append({"path": path.name, "rows": ranked.num_rows, "sha256": sha256_of(path)})
-    return files
+        progress("requests ranked", done, total, num_candidates, "candidates")
+    for entry in executor.map_with(load, partial(write_part, work), missing):
+        done += entry["requests"]
+        num_candidates += entry["candidates"]
+        if progress:
+            progress("requests ranked", done, total, num_candidates, "candidates")
+    return [work.entry(unit) for unit in units]
 
 
-def _rank(keys: KeyColumns, fusion: Fusion, predictor: Predictor, k: int, block: Block) -> pa.Table:
-    names = output_names(predictor.model.tasks)
-    # The model takes no batch without rows.
-    outputs = predictor.predict(block.features) if len(block.item) else dict.fromkeys(names, np.empty(0))
-    fused = fusion(outputs)
-    if not np.isfinite(fused).all():
-        bad = int(np.flatnonzero(~np.isfinite(fused))[0])
-        request = block.requests[keys.request][int(block.request[bad])]
-        values = ", ".join(f"{name} = {outputs[name][bad]:g}" for name in sorted(fusion.names))
-        raise ConfigError(
-            f"score.fusion {fusion.formula!r} is {fused[bad]} for item {block.items[int(block.item[bad])]} "
-            f"of request {request}, where {values}",
-            "change the formula so that it is finite whatever the model predicts",
-        )
-    places, rank = top_k(block.request, fused, block.item, k)
-    requests = block.requests.take(pa.array(block.request[places]))
-    columns = [
-        *requests.columns,
-        pa.array(rank),
-        block.items.take(pa.array(block.item[places])),
-        pa.array(fused[places]),
-        *(pa.array(outputs[name][places]) for name in names),
-    ]
-    return pa.table(columns, names=_columns(keys, names))
-
-
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` to write into, which takes its place when the block is left without an error."""
-    unfinished = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        with explaining_space(unfinished):
-            unfinished.mkdir(parents=True)
-    except OSError as error:
-        raise UsageError(f"{unfinished} cannot be written: {error}", "choose a `workspace` that can be") from error
-    try:
-        yield unfinished
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(unfinished, folder)
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+def _sum_counts(counts: list[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
+    """The newer values of all parts: {feature: {"values", "newer"}}."""
+    return {
+        feature: {what: sum(one[feature][what] for one in counts) for what in known}
+        for feature, known in counts[0].items()
+    }

@@ -17,6 +17,8 @@ from pipeline.simulate.world import make_world
 
 NUM_PROBE_ROWS = 50_000
 MAX_DAYS = 99
+# Radians per day: within one the truth would be turned to what it has nothing in common with.
+MAX_DRIFT = 1.5
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class _Settings:
     items_per_request: int
     num_candidate_requests: int
     candidates_per_request: int
+    drift: float
 
     def __post_init__(self) -> None:
         smallest_catalogue = max(10 * self.items_per_request, self.candidates_per_request)
         for name, low, high in (
             ("seed", 0, None),
             ("task_correlation", 0, 1),
+            ("drift", 0, MAX_DRIFT),
             ("num_days", 1, MAX_DAYS),
             ("items_per_request", 1, None),
             ("candidates_per_request", 1, None),
@@ -71,6 +75,7 @@ def simulate(
     items_per_request: int = 10,
     num_candidate_requests: int = 500,
     candidates_per_request: int = 100,
+    drift: float = 0.0,
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Writes a simulated feed below `out`; the same arguments give the same bytes.
@@ -83,7 +88,8 @@ def simulate(
     - `simulation.json`, written last: the settings, the rows of each day, the label rates.
 
     Memory depends on the numbers of users and items, not on `num_rows`. By default there is a user per 100 rows, 200 to
-    200,000, and an item per 250 rows, 200 to 50,000. `task_correlation` is the p of `pipeline/simulate/truth.py`.
+    200,000, and an item per 250 rows, 200 to 50,000. `task_correlation` is the p of `pipeline/simulate/truth.py`, and
+    `drift` the radians by which each day turns the weights of the truth, beside the little that they turn anyway.
     `progress` is told how many rows were written since it was last called.
 
     Raises:
@@ -99,6 +105,7 @@ def simulate(
         items_per_request=items_per_request,
         num_candidate_requests=num_candidate_requests,
         candidates_per_request=candidates_per_request,
+        drift=drift,
     )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} already holds something", "give a new or an empty folder")
@@ -107,7 +114,7 @@ def simulate(
     world = make_world(world_rng, num_rows, settings.num_users, settings.num_items, num_days)
     num_probes = -(-NUM_PROBE_ROWS // items_per_request)
     probe = Feed(probe_rng, world, num_days // 2, num_probes, items_per_request).take(num_probes)
-    truth = make_truth(truth_rng, world, probe.impressions(NUM_PROBE_ROWS), task_correlation)
+    truth = make_truth(truth_rng, world, probe.impressions(NUM_PROBE_ROWS), task_correlation, drift)
     log = Log(world, truth, items_per_request)
 
     _write_table(out / "users.parquet", world.users.table)
@@ -118,9 +125,11 @@ def simulate(
         _write_day(out / "log" / f"{name}.parquet", out / "truth" / f"{name}.parquet", chunks, progress)
     candidates = log.candidates(num_days, num_candidate_requests, candidates_per_request, candidate_rng)
     _write_table(out / "candidates.parquet", candidates)
+    # Without drift it is not among the settings: the bytes are those of before there was any.
+    told = {name: value for name, value in asdict(settings).items() if name != "drift" or value}
     write_json(
         out / "simulation.json",
-        {"settings": asdict(settings), "rows_by_day": rows_by_name, "label_rates": log.label_rates()},
+        {"settings": told, "rows_by_day": rows_by_name, "label_rates": log.label_rates()},
     )
 
 

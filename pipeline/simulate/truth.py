@@ -36,13 +36,15 @@ STRENGTHS = (
 class Truth:
     """Weights (S signals, T tasks) of the raw signals: on the first day, and those that they slowly turn into.
 
-    `centre` (S,) are the means of the signals, `intercept` has shape (T,).
+    `centre` (S,) are the means of the signals, `intercept` has shape (T,). A day turns the weights by
+    `radians_per_day`, so that those of two days are correlated by its cosine.
     """
 
     weights: Floats
     quarter_turn: Floats
     centre: Floats
     intercept: Floats
+    radians_per_day: float
 
     def outcomes(self, world: World, impressions: Impressions) -> dict[str, Floats]:
         """Task name to its true value per impression, shape (B,): P(click), P(like | click), P(purchase | click), and
@@ -56,7 +58,7 @@ class Truth:
 
         Summed signal by signal, not as a matrix product, so that a row's value does not depend on the rows beside it.
         """
-        angle = DRIFT_RADIANS_PER_DAY * impressions.day
+        angle = self.radians_per_day * impressions.day
         weights_ST = np.cos(angle) * self.weights + np.sin(angle) * self.quarter_turn
         logits_TB = np.zeros((len(TASKS), len(impressions.user)))
         for signal_B, weights_T, centre in zip(_signals(world, impressions), weights_ST, self.centre, strict=True):
@@ -64,8 +66,13 @@ class Truth:
         return logits_TB
 
 
-def make_truth(rng: np.random.Generator, world: World, probe: Impressions, task_correlation: float) -> Truth:
-    """Draws the weights; `probe`, a sample of impressions, sets their scale and the intercepts."""
+def make_truth(
+    rng: np.random.Generator, world: World, probe: Impressions, task_correlation: float, drift: float = 0.0
+) -> Truth:
+    """Draws the weights; `probe`, a sample of impressions, sets their scale and the intercepts.
+
+    `drift` is what a day turns the weights by, in radians, beside `DRIFT_RADIANS_PER_DAY`.
+    """
     signals_BS = np.stack(list(_signals(world, probe)), axis=1)
     variances, axes = np.linalg.eigh(np.cov(signals_BS, rowvar=False))
     whiten_SS = axes / np.sqrt(np.maximum(variances, 1e-9)) @ axes.T
@@ -79,7 +86,7 @@ def make_truth(rng: np.random.Generator, world: World, probe: Impressions, task_
     now_ST, later_ST = (
         whiten_SS @ _correlate(half, task_correlation) * SPREADS for half in np.split(orthonormal, 2, axis=1)
     )
-    truth = Truth(now_ST, later_ST, signals_BS.mean(axis=0), np.zeros(num_tasks))
+    truth = Truth(now_ST, later_ST, signals_BS.mean(axis=0), np.zeros(num_tasks), DRIFT_RADIANS_PER_DAY + drift)
     return replace(truth, intercept=_intercepts(truth.logits(world, probe)))
 
 

@@ -97,6 +97,17 @@ def test_score_on_a_full_disk_says_so_and_keeps_the_earlier_ranking(make_config:
     assert partial_files(config.workspace_dir) == []
 
 
+def test_export_on_a_full_disk_says_so_and_leaves_nothing(make_config: Any) -> None:
+    config = make_config()
+    train(config)
+    done = gatehouse("export", config, max_file_bytes=MAX_FILE_BYTES)
+    assert done.returncode == DATA_EXIT_CODE
+    message = one_line(done.stderr)
+    assert ".export.partial cannot be written: File too large; more space is needed" in message
+    assert not config.export_dir.exists()
+    assert partial_files(config.workspace_dir) == []
+
+
 @pytest.mark.parametrize("place", [0, 1, 5, 9])
 def test_a_disk_that_fills_up_during_preprocess_leaves_no_partial_file(
     empty_config: RunConfig, monkeypatch: pytest.MonkeyPatch, place: int

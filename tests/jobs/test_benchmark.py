@@ -7,6 +7,10 @@ from typing import Any
 import pytest
 from test_mistakes import gatehouse
 
+from pipeline.benchmark import score
+from pipeline.benchmark.process import Usage
+from pipeline.benchmark.rounds import Contestant, record
+
 
 def test_preprocessing_is_measured_and_recorded(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     work, out = tmp_path / "work", tmp_path / "speed.jsonl"
@@ -36,18 +40,40 @@ def test_growth_is_measured_drawn_and_recorded(tmp_path: Path, monkeypatch: Any,
     assert (work / "results.svg").read_text().startswith("<?xml")
 
 
+def test_scoring_is_measured_shown_and_recorded(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    given: list[Any] = []
+
+    def compare(*arguments: Any) -> dict[str, Any]:
+        given.extend(arguments[:-1])
+        contestant = Contestant("gatehouse", {"gatehouse": "1"}, (), tmp_path, 6)
+        settings = {"requests": 2, "candidates": 3, "rounds": 1, "peer_rows": 5}
+        return record("score", settings, [contestant], [[Usage(2.0, 0.5, 1.0, 0.0, 1, 1)]], 1, {})
+
+    monkeypatch.setattr(score, "compare_scoring", compare)
+    options = ("--requests", "2", "--candidates", "3", "--rounds", "1", "--threads", "1", "--peers")
+    code, error = gatehouse(monkeypatch, capsys, "benchmark", "score", *options, "--work", str(tmp_path))
+    assert (code, error) == (0, "")
+    assert given == [tmp_path, 2, 3, 1, 1, True]
+    assert "peers predict 5." in (tmp_path / "results.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--rows", "10"), "--rows is 10. Give at least 1,000."),
-        (("--rounds", "0"), "--rounds is 0. Give at least 1."),
-        (("--threads", "0"), "--threads is 0. Give a number from 1 to the "),
-        (("--out", "speed.md"), "--out is speed.md. Give a file that ends in .jsonl"),
-        (("--growth", "--peers"), "--growth measures Gatehouse alone. Leave --peers out, or --growth."),
+        (("preprocess", "--rows", "10"), "--rows is 10. Give at least 1,000."),
+        (("preprocess", "--rounds", "0"), "--rounds is 0. Give at least 1."),
+        (("preprocess", "--threads", "0"), "--threads is 0. Give a number from 1 to the "),
+        (("preprocess", "--out", "speed.md"), "--out is speed.md. Give a file that ends in .jsonl"),
+        (
+            ("preprocess", "--growth", "--peers"),
+            "--growth measures Gatehouse alone. Leave --peers out, or --growth.",
+        ),
+        (("score", "--requests", "0"), "--requests is 0. Give at least 1."),
+        (("score", "--candidates", "0"), "--candidates is 0. Give at least 1."),
     ],
 )
 def test_a_wrong_option_is_one_line(arguments: tuple[str, ...], said: str, monkeypatch: Any, capsys: Any) -> None:
-    code, error = gatehouse(monkeypatch, capsys, "benchmark", "preprocess", *arguments)
+    code, error = gatehouse(monkeypatch, capsys, "benchmark", *arguments)
     assert code == 2
     assert error.startswith(f"error: {said}")
     assert error.count("\n") == 1

@@ -82,7 +82,8 @@ def test_an_unknown_key_is_named_with_the_nearest_one(override: str, key: str, m
 
 def test_an_unknown_key_far_from_all_others_comes_with_the_choices() -> None:
     message = refusal(lambda: set_on_demo("score.zzz=1"))
-    assert message.endswith("Choose from batch_size, candidates, fusion, items_column, top_k, or remove it.")
+    choices = "candidates, caps, filters, format, fusion, items_column, sweep, top_k"
+    assert message.endswith(f"Choose from {choices}, or remove it.")
 
 
 def test_an_unknown_key_is_named_before_the_key_that_it_leaves_missing() -> None:

@@ -5,6 +5,7 @@ import tracemalloc
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,23 @@ def test_the_truth_drifts_slowly() -> None:
         assert 0.98 < np.corrcoef(task_first, task_last)[0, 1] < 0.9995
 
 
+def test_drift_turns_the_truth_of_each_day_and_not_what_is_shown(tmp_path: Path) -> None:
+    radians, num_days = 0.1, 8
+    for name, drift in (("still", 0.0), ("drifting", radians)):
+        simulate(tmp_path / name, 24_000, seed=1, num_days=num_days, drift=drift, num_items=200)
+    still, drifting = (read(tmp_path / name / "log") for name in ("still", "drifting"))
+    assert still["item_id"].equals(drifting["item_id"])
+    logits: dict[str, Floats] = {}
+    for name in ("still", "drifting"):
+        probability = numbers(read(tmp_path / name / "truth"), "click")
+        logits[name] = np.log(probability / (1 - probability))
+    rows = np.arange(24_000) // (24_000 // num_days)
+    correlations = [np.corrcoef(*(logits[name][rows == day] for name in logits))[0, 1] for day in range(num_days)]
+    assert correlations[0] == pytest.approx(1)
+    assert correlations[-1] == pytest.approx(np.cos(radians * (num_days - 1)), abs=0.1)
+    assert all(later < earlier for earlier, later in pairwise(correlations))
+
+
 def test_tables_have_nulls_lists_and_the_documented_types(feed: Path) -> None:
     users, items, log = (read(feed / name) for name in ("users.parquet", "items.parquet", "log"))
     for table, column in ((users, "age"), (users, "interests"), (items, "price"), (log, "device")):
@@ -286,6 +304,7 @@ def test_a_log_of_the_smallest_size_is_written(tmp_path: Path) -> None:
         ({"task_correlation": float("nan")}, "task_correlation is nan"),
         ({"num_days": 0}, "num_days is 0"),
         ({"num_days": 100}, "num_days is 100, and must be from 1 to 99"),
+        ({"drift": -0.1}, "drift is -0.1, and must be from 0 to 1.5"),
         ({"num_users": 0}, "num_users is 0"),
         ({"num_items": 99}, "num_items is 99, and must be at least 100"),
         ({"candidates_per_request": 500}, "num_items is 200, and must be at least 500"),

@@ -67,6 +67,21 @@ def test_a_store_is_searched_as_a_disk_is(tree: Path, bucket: str, pattern: str)
     assert storage.is_folder(storage.join(bucket, pattern)) == (tree / pattern).is_dir()
 
 
+def test_all_files_below_a_folder_are_listed_with_the_time_they_were_written(tree: Path, bucket: str) -> None:
+    (tree / "link").symlink_to(tree / "users.csv")
+    (tree / "log" / "linked").symlink_to(tree / "log" / "2025")
+    for location in (str(tree), bucket):
+        listed = storage.list_files(location)
+        assert [file.name for file in listed] == sorted(FILES)
+        written = (tree / "users.csv").stat().st_mtime
+        assert all(abs(file.modified_seconds - written) < 3600 for file in listed)
+        assert [file.name for file in storage.list_files(storage.join(location, "log/2025"))] == [
+            "01/c.csv",
+            "02/d.json",
+        ]
+        assert storage.list_files(storage.join(location, "nothing")) == []
+
+
 # --- copies
 
 
@@ -79,9 +94,21 @@ def test_a_file_comes_back_as_it_was(tmp_path: Path, bucket: str, num_bytes: int
     storage.download(location, tmp_path / "copy", sha256_of(path))
     assert (tmp_path / "copy").read_bytes() == path.read_bytes() == storage.read_bytes(location)
     assert storage.describe(location).num_bytes == num_bytes
+    assert storage.sha256_of(location) == sha256_of(path)
     storage.remove(location)
     storage.remove(location)
     assert not storage.exists(location)
+
+
+def test_a_file_is_copied_to_a_disk_whole_and_removed_from_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    copy = str(tmp_path / "folder" / "copy")
+    storage.upload(tmp_path / "file", copy)
+    assert storage.read_bytes(copy) == b"content"
+    assert storage.sha256_of(copy) == sha256_of(tmp_path / "file")
+    storage.remove(copy)
+    storage.remove(copy)
+    assert list((tmp_path / "folder").iterdir()) == []
 
 
 @pytest.mark.parametrize("is_remote", [False, True])
@@ -119,10 +146,12 @@ def actions(tree: Path, bucket: str, tmp_path: Path) -> dict[str, Callable[[], o
         "download": lambda: storage.download(file, tmp_path / "copy"),
         "upload": lambda: storage.upload(tree / "users.csv", file),
         "remove": lambda: storage.remove(f"{bucket}/log/a.csv"),
+        "list": lambda: storage.list_files(f"{bucket}/log"),
+        "sha256": lambda: storage.sha256_of(file),
     }
 
 
-ACTIONS = ("exists", "find", "describe", "read", "download", "upload", "remove")
+ACTIONS = ("exists", "find", "describe", "read", "download", "upload", "remove", "list", "sha256")
 PASSING = [
     refuse("503 Slow Down", "SlowDown"), refuse("500 Error", "InternalError"), refuse("503", "ServiceUnavailable"),
     refuse("429 Too Many", "TooManyRequests"), refuse("504 Gateway Timeout", "Other"),

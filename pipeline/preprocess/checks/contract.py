@@ -18,9 +18,10 @@ from pipeline.feature_kinds import BucketedFeature, NumericFeature
 from pipeline.preprocess.columns.labels import impossible_rows, judge_labels, judge_weights, read_labels, show_value
 from pipeline.preprocess.columns.numbers import numeric_texts, parse_numbers, unparsable
 from pipeline.preprocess.columns.text import as_codes, as_text, is_list, is_text
-from pipeline.preprocess.config import ColumnContract, ContractConfig, OrderSplit, SplitConfig
+from pipeline.preprocess.config import ColumnContract, ContractConfig, SplitConfig
 from pipeline.preprocess.features.kinds import judge_dense, judge_sparse
 from pipeline.preprocess.raw_files.sources import file_of
+from pipeline.preprocess.split import deciding_columns
 from pipeline.schema import Schema
 
 # Values or reasons in one message.
@@ -222,9 +223,9 @@ def _not_allowed(raw: pa.ChunkedArray, allowed: Sequence[Any], what: str) -> np.
 def _input_rules(schema: Schema, split: SplitConfig, table: pa.Table, source: str) -> Iterator[Rule]:
     """What the readers of columns refuse: see assign_splits, read_dense, read_sparse and read_weights."""
     fix = "correct the rows"
-    if not isinstance(split, OrderSplit):
-        is_null = np.asarray(pc.is_null(table.column(split.column), nan_is_null=True))
-        yield Rule(is_null, f"the split column {split.column!r} is null", split.column, fix)
+    for name in deciding_columns(split):
+        is_null = np.asarray(pc.is_null(table.column(name), nan_is_null=True))
+        yield Rule(is_null, f"the split column {name!r} is null", name, fix)
     for feature in schema.features:
         if isinstance(feature, NumericFeature | BucketedFeature):
             _, faults = judge_dense(table, feature, source)

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pipeline.errors import DataError
 from pipeline.preprocess.checks.contract import MAX_LISTED, CheckedRows
 from pipeline.preprocess.columns.labels import show_value
-from pipeline.preprocess.raw_files.sources import JOINED_FROM
+from pipeline.preprocess.raw_files.sources import JOINED_FROM, ROW_COLUMN
 
 ADDED_COLUMNS = ("quarantine_reason", "quarantine_file", "quarantine_row")
 
@@ -17,9 +17,12 @@ ADDED_COLUMNS = ("quarantine_reason", "quarantine_file", "quarantine_row")
 def quarantine_table(checked: CheckedRows, table: pa.Table, source: str, first_row: int = 0) -> pa.Table:
     """The bad rows with the log's own columns as they were read, after their reason, file and row (counted from 1)."""
     rows = np.flatnonzero(checked.is_bad)
-    own = [field.name for field in table.schema if JOINED_FROM not in (field.metadata or {})]
+    places = np.asarray(table.column(ROW_COLUMN))[rows] if ROW_COLUMN in table.column_names else rows
+    own = [
+        field.name for field in table.schema if JOINED_FROM not in (field.metadata or {}) and field.name != ROW_COLUMN
+    ]
     reasons = pa.array([rule.reason for rule in checked.rules], pa.string()).take(pa.array(checked.codes[rows]))
-    added = (reasons, pa.array([source] * len(rows), pa.string()), pa.array(first_row + rows + 1, pa.int64()))
+    added = (reasons, pa.array([source] * len(rows), pa.string()), pa.array(first_row + places + 1, pa.int64()))
     kept = table.select(own).take(pa.array(rows))
     return pa.table([*added, *kept.columns], names=[*ADDED_COLUMNS, *own])
 

@@ -8,8 +8,8 @@ from typing import Any
 from pipeline.errors import DataError
 from pipeline.feature_kinds import NumericFeature
 from pipeline.files import retry
-from pipeline.preprocess.config import ColumnSplit, PreprocessConfig, TimeSplit
-from pipeline.preprocess.log import RawLog
+from pipeline.preprocess.config import ColumnSplit, PreprocessConfig, TimeHashSplit, TimeSplit
+from pipeline.preprocess.log import RawLog, no_rows
 from pipeline.preprocess.profiles.survey import Counts, Survey
 from pipeline.preprocess.transform import FittedTransform
 from pipeline.schema import Schema
@@ -23,9 +23,10 @@ def read_statistics(dataset_dir: Path) -> dict[str, Any]:
     return content
 
 
-def check_findings(findings: Survey, schema: Schema, config: PreprocessConfig) -> None:
+def check_findings(findings: Survey, log: RawLog, config: PreprocessConfig) -> None:
     """Raises a DataError when a split has no rows, or a task no training row that it is defined on and that counts."""
-    _check_splits(findings, config)
+    schema = log.schema
+    _check_splits(findings, log, config)
     for task in schema.tasks:
         num_rows = findings.labels[task.name, "train"].count
         if num_rows > findings.counts["tasks", task.name, "zero_weight_rows", "train"]:
@@ -53,18 +54,19 @@ def check_findings(findings: Survey, schema: Schema, config: PreprocessConfig) -
         )
 
 
-def _check_splits(findings: Survey, config: PreprocessConfig) -> None:
+def _check_splits(findings: Survey, log: RawLog, config: PreprocessConfig) -> None:
     rows = {split: findings.num_rows(split) for split in SPLITS}
     if not any(rows.values()):
-        raise DataError(f"{config.log.path} holds no row", "give a log with rows")
+        raise no_rows(config.log.path, log.window)
     if all(rows.values()):
         return
     empty = next(split for split in SPLITS if not rows[split])
     found = ", ".join(f"{split} {count:,}" for split, count in rows.items())
-    if isinstance(config.split, TimeSplit):
+    if isinstance(config.split, TimeSplit | TimeHashSplit):
+        boundaries = "validation_from or test_from" if isinstance(config.split, TimeSplit) else "test_from"
         raise DataError(
             f"the {empty} split has no row ({found}); column {config.split.column!r} goes from {findings.span}",
-            "move preprocess.split.validation_from or test_from",
+            f"move preprocess.split.{boundaries}",
         )
     if isinstance(config.split, ColumnSplit):
         raise DataError(
@@ -114,6 +116,8 @@ def describe(
     for name, told in tables.items():
         content["tables"][name] |= told
     content["quarantine"] = findings.quarantine.describe()
+    if log.window:
+        content["window"] = {"column": log.window.column, "rows_outside": findings.num_outside}
     return content
 
 

@@ -23,7 +23,10 @@ SEPARATOR = "\x1f"
 
 @dataclass
 class Survey:
-    """Of one part, or of all of them: `rows` by split, `num_distinct` texts by table, `num_keys` by column."""
+    """Of one part, or of all of them: `rows` by split, `num_distinct` texts by table, `num_keys` by column.
+
+    `num_outside` rows were read and are outside the window.
+    """
 
     counts: Counts = field(default_factory=Counter)
     numbers: dict[str, NumberProfile] = field(default_factory=dict)
@@ -35,6 +38,7 @@ class Survey:
     num_distinct: Counter[str] = field(default_factory=Counter)
     num_keys: Counter[str] = field(default_factory=Counter)
     quarantine: Quarantine = field(default_factory=Quarantine)
+    num_outside: int = 0
 
     def count(self, path: tuple[str, ...], splits: np.ndarray) -> None:
         """Adds, under `path` and each split, how often the split occurs."""
@@ -55,6 +59,7 @@ class Survey:
         self.num_distinct.update(other.num_distinct)
         self.num_keys.update(other.num_keys)
         self.quarantine = self.quarantine.merge(other.quarantine)
+        self.num_outside += other.num_outside
         for name, profile in other.numbers.items():
             self.numbers[name] = self.numbers.get(name, NumberProfile()).merge(profile)
         for name, lengths in other.lengths.items():
@@ -84,6 +89,7 @@ class Survey:
             "num_distinct": dict(self.num_distinct),
             "num_keys": dict(self.num_keys),
             "quarantine": asdict(self.quarantine),
+            "num_outside": self.num_outside,
         }
 
     @classmethod
@@ -99,6 +105,7 @@ class Survey:
             Counter(content["num_distinct"]),
             Counter(content["num_keys"]),
             Quarantine(**content["quarantine"]),
+            content["num_outside"],
         )
 
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
@@ -56,17 +57,26 @@ def read_column_names(source: SourceConfig, file: str) -> list[str]:
     return [*_reading(read, file), *(source.packed.column_names if source.packed else ())]
 
 
-def count_group_rows(source: SourceConfig, file: str) -> list[int] | None:
-    """The rows of each row group or record batch; None for a text file, which has none."""
+class RowGroup(NamedTuple):
+    """A row group or record batch: its rows and, if they are known, the lowest and highest value of a column."""
 
-    def read() -> list[int] | None:
+    num_rows: int
+    ends: pa.Array | None
+
+
+def describe_groups(source: SourceConfig, file: str, column: str | None = None) -> list[RowGroup] | None:
+    """Each row group or record batch, with the ends of a column; None for a text file, which has none.
+
+    Those of a Parquet file are in its footer; of an Arrow file the column is read.
+    """
+
+    def read() -> list[RowGroup] | None:
         match format_of(source, file):
             case "parquet":
                 with storage.open_file(file) as content:
-                    metadata = pq.read_metadata(content)
-                return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+                    return _describe_row_groups(pq.read_metadata(content), column)
             case "arrow":
-                return _count_batch_rows(file)
+                return _describe_batches(file, column)
             case _:
                 return None
 
@@ -153,13 +163,44 @@ def _read_batches(file: str, columns: Sequence[str], groups: Sequence[int]) -> p
     return table
 
 
-def _count_batch_rows(file: str) -> list[int]:
+def _describe_row_groups(metadata: pq.FileMetaData, column: str | None) -> list[RowGroup]:
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    names = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
+    if column not in names:
+        return [RowGroup(group.num_rows, None) for group in groups]
+    type_ = _plain_type(metadata.schema.to_arrow_schema().field(column).type)
+    found = [group.column(names.index(column)).statistics for group in groups]
+    return [
+        RowGroup(group.num_rows, pa.array([one.min, one.max], type_) if one and one.has_min_max else None)
+        for group, one in zip(groups, found, strict=True)
+    ]
+
+
+def _plain_type(type_: pa.DataType) -> pa.DataType:
+    return type_.value_type if pa.types.is_dictionary(type_) else type_
+
+
+def _describe_batches(file: str, column: str | None) -> list[RowGroup]:
     with storage.map_file(file) as content, pa.ipc.open_file(content) as reader:
-        # The one column that is read for it.
-        narrowest = min(range(len(reader.schema)), key=lambda place: _width(reader.schema.types[place]), default=None)
-        options = pa.ipc.IpcReadOptions(included_fields=None if narrowest is None else [narrowest])
+        has_column = column in reader.schema.names
+        # The one column that is read.
+        place = (
+            reader.schema.get_field_index(column)
+            if has_column
+            else min(range(len(reader.schema)), key=lambda place: _width(reader.schema.types[place]), default=None)
+        )
+        options = pa.ipc.IpcReadOptions(included_fields=None if place is None else [place])
         with pa.ipc.open_file(content, options=options) as some:
-            return [some.get_batch(group).num_rows for group in range(some.num_record_batches)]
+            batches = [some.get_batch(number) for number in range(some.num_record_batches)]
+            return [RowGroup(batch.num_rows, _ends(batch.column(0)) if has_column else None) for batch in batches]
+
+
+def _ends(values: pa.Array) -> pa.Array | None:
+    try:
+        ends = pc.min_max(values.cast(_plain_type(values.type)))
+    except pa.ArrowNotImplementedError:
+        return None  # of lists
+    return pa.array([ends["min"].as_py(), ends["max"].as_py()], ends["min"].type)
 
 
 def _width(type_: pa.DataType) -> float:

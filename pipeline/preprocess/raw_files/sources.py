@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -13,8 +14,9 @@ from pipeline.executor import Executor, InProcessExecutor
 from pipeline.preprocess.config import SourceConfig
 from pipeline.preprocess.raw_files.formats import (
     ENDINGS,
-    count_group_rows,
+    RowGroup,
     cut_text,
+    describe_groups,
     format_of,
     read_column_names,
     read_file,
@@ -25,6 +27,8 @@ from pipeline.preprocess.raw_files.unzip import cut_gzip
 
 # The key of a field's metadata that names the table which the column was joined from.
 JOINED_FROM = b"joined_from"
+# A column of a table that lacks some of the rows that were read: which of them each row was.
+ROW_COLUMN = "\x1frow"
 # Remote files that are looked into at a time: it is the store that each of them waits for.
 REMOTE_FILES_AT_ONCE = 16
 
@@ -91,48 +95,68 @@ def _executor_of(files: Sequence[str]) -> InProcessExecutor:
     return InProcessExecutor(REMOTE_FILES_AT_ONCE if any(map(storage.is_remote, files)) else 1)
 
 
+class Excludes(Protocol):
+    """Says of which groups of rows none is wanted, by the lowest and highest value of a column."""
+
+    @property
+    def column(self) -> str: ...
+
+    def excludes(self, ends: pa.Array | None) -> bool: ...
+
+
 def plan_partitions(
-    source: SourceConfig, rows_per_partition: int, executor: Executor | None = None, unzip_folder: Path | None = None
+    source: SourceConfig,
+    rows_per_partition: int,
+    executor: Executor | None = None,
+    unzip_folder: Path | None = None,
+    window: Excludes | None = None,
 ) -> list[Partition]:
     """The partitions of all files, in order.
 
     Row groups (Parquet) or record batches (Arrow IPC) are taken together up to `rows_per_partition` rows, at least one
-    at a time; a CSV or JSON-lines file is cut at ends of lines, after about so many rows. A `.gz` text is one
-    partition, unless there is a folder to unzip it to. Text files are read for it, by the executor if there is one.
+    at a time, but those that the window excludes; a CSV or JSON-lines file is cut at ends of lines, after about so many
+    rows. A `.gz` text is one partition, unless there is a folder to unzip it to. Text files are read for it, by the
+    executor if there is one.
     """
     files = list_files(source)
     if executor is None or format_of(source, files[0]) not in ("csv", "jsonl"):
         executor = _executor_of(files)
-    by_file = executor.map(partial(_plan_file, source, rows_per_partition, unzip_folder), files)
+    by_file = executor.map(partial(_plan_file, source, rows_per_partition, unzip_folder, window), files)
     return [partition for partitions in by_file for partition in partitions]
 
 
-def _plan_file(source: SourceConfig, rows_per_partition: int, unzip_folder: Path | None, file: str) -> list[Partition]:
-    group_rows = count_group_rows(source, file)
-    if group_rows is None:
+def _plan_file(
+    source: SourceConfig, rows_per_partition: int, unzip_folder: Path | None, window: Excludes | None, file: str
+) -> list[Partition]:
+    groups = describe_groups(source, file, window.column if window else None)
+    if groups is None:
         if unzip_folder and file.endswith(".gz"):
             ranges = cut_gzip(source, file, rows_per_partition, unzip_folder)
         else:
             ranges = cut_text(source, file, rows_per_partition)
         return [Partition(source, file, one.first_row, one.num_rows, (), one) for one in ranges]
-    partitions, first_row = [], 0
-    for groups, rows in _grouped(group_rows, rows_per_partition):
-        partitions.append(Partition(source, file, first_row, rows, groups))
-        first_row += rows
-    return partitions
+    is_wanted = [window is None or not window.excludes(group.ends) for group in groups]
+    return [
+        Partition(source, file, sum(group.num_rows for group in groups[: taken[0]]), rows, taken)
+        for taken, rows in _grouped(groups, is_wanted, rows_per_partition)
+    ]
 
 
-def _grouped(group_rows: list[int], rows_per_partition: int) -> Iterator[tuple[tuple[int, ...], int]]:
-    groups: list[int] = []
+def _grouped(
+    groups: Sequence[RowGroup], is_wanted: Sequence[bool], rows_per_partition: int
+) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Neighbouring groups that are wanted, with the number of their rows."""
+    taken: list[int] = []
     rows = 0
-    for group, more in enumerate(group_rows):
-        if groups and rows + more > rows_per_partition:
-            yield tuple(groups), rows
-            groups, rows = [], 0
-        groups.append(group)
-        rows += more
-    if groups:
-        yield tuple(groups), rows
+    for number, group in enumerate(groups):
+        if taken and (not is_wanted[number] or rows + group.num_rows > rows_per_partition):
+            yield tuple(taken), rows
+            taken, rows = [], 0
+        if is_wanted[number]:
+            taken.append(number)
+            rows += group.num_rows
+    if taken:
+        yield tuple(taken), rows
 
 
 def read_partition(partition: Partition, columns: Sequence[str], *, keep_dictionaries: bool = False) -> pa.Table:
@@ -185,5 +209,6 @@ def locate(table: pa.Table, column: str, row: int, source: str, first_row: int) 
 
     A joined column names its table, whose row is not known any more, and the row that it was joined to.
     """
-    file, place = file_of(table, column, source), f"{source}, row {first_row + row + 1}"
+    first_row += table.column(ROW_COLUMN)[row].as_py() if ROW_COLUMN in table.column_names else row
+    file, place = file_of(table, column, source), f"{source}, row {first_row + 1}"
     return place if file == source else f"{file}, joined to {place}"

@@ -1,6 +1,7 @@
 """The peers' environment is made from a lock, once, and only a whole one counts."""
 
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import pytest
 from pipeline.benchmark import environment
 from pipeline.benchmark.environment import locked_versions, make_environment
 from pipeline.benchmark.preprocess import PEERS, PEERS_LOCK
+from pipeline.benchmark.score import PEERS as SCORE_PEERS
 from pipeline.errors import SetupError
+
+SITE_PACKAGES = sysconfig.get_path("purelib", vars={"base": "."})
 
 
 @pytest.fixture
@@ -21,6 +25,7 @@ def commands(tmp_path: Path, monkeypatch: Any) -> list[tuple[str, ...]]:
         run.append(command)
         if "venv" in command:
             (Path(command[-1]) / "bin").mkdir(parents=True)
+            (Path(command[-1]) / SITE_PACKAGES).mkdir(parents=True)
             (Path(command[-1]) / "bin" / "python").touch()
 
     monkeypatch.setattr(environment, "LOCKS", tmp_path)
@@ -39,6 +44,19 @@ def test_an_environment_is_made_once_for_a_lock(tmp_path: Path, commands: list[t
     make_environment(folder, "small")
     assert len(commands) == 4
     assert locked_versions("small") == {"one": "1.1"}
+
+
+def test_an_environment_that_borrows_finds_the_packages_of_this_one(
+    tmp_path: Path, commands: list[tuple[str, ...]]
+) -> None:
+    folder = tmp_path / "environment"
+    make_environment(folder, "small", borrows=True)
+    (path,) = (folder / SITE_PACKAGES).glob("*.pth")
+    assert (Path(path.read_text().strip()) / "torch").is_dir()
+    # As an environment of the same lock alone it is another one.
+    make_environment(folder, "small")
+    assert len(commands) == 4
+    assert not path.exists()
 
 
 def test_an_environment_that_was_not_finished_is_made_again(
@@ -71,3 +89,7 @@ def test_without_a_lock_there_is_no_environment(tmp_path: Path) -> None:
 
 def test_the_lock_has_every_peer() -> None:
     assert set(PEERS) <= set(locked_versions(PEERS_LOCK))
+    for name, package in SCORE_PEERS.items():
+        pins = locked_versions(name)
+        assert package in pins
+        assert "torch" not in pins

@@ -41,9 +41,20 @@ def test_the_table_has_medians_and_times_are_compared_within_a_round() -> None:
     assert (ours["rows/s"], ours["range"]) == ("500", "250 to 1,000")
     assert ours["rows/s after it"] == "667"
     assert (ours["peak RSS, GB"], ours["anonymous, GB"]) == ("2.50", "1.25")
-    assert ours["time"] == "1.00 (1.00 to 1.00)"
+    assert ours["time"] == ours["time after start"] == "1.00 (1.00 to 1.00)"
     assert theirs["version"] == "2.0.0"
     assert theirs["time"] == "1.25 (1.00 to 3.00)"
+
+
+def test_times_are_compared_per_row_and_a_start_that_is_free_does_not_count() -> None:
+    peer = {"name": "peer, as shipped", "versions": {"peer": "3.0"}, "num_rows": 500, "is_start_free": True}
+    contest = _record("score", [{**OURS, "runs": _runs(2)}, {**peer, "runs": _runs(4)}])
+    headers, rows = summary_rows(contest)
+    theirs = dict(zip(headers, rows[1], strict=True))
+    assert theirs["version"] == "3.0"
+    assert (theirs["candidates/s"], theirs["candidates/s after it"]) == ("125", "143")
+    assert theirs["time"] == "3.50 (3.50 to 3.50)"
+    assert theirs["time after start"] == "4.67 (4.67 to 4.67)"
 
 
 def test_logs_that_grow_are_not_compared_with_each_other() -> None:

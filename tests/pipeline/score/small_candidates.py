@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import build
 from pipeline.executor import InProcessExecutor
+from pipeline.export.run import export
 from pipeline.preprocess.run import preprocess
 from pipeline.run_config import RunConfig
 from pipeline.train.run import train
@@ -96,7 +97,7 @@ def make_candidates() -> pd.DataFrame:
 
 
 def make_workspace(inputs: Path) -> RunConfig:
-    """The run that made a dataset and a checkpoint below `inputs`, out of the tables beside them."""
+    """The run that made a dataset, a checkpoint and its export below `inputs`, out of the tables beside them."""
     for name, frame in make_tables(np.random.default_rng(1)).items():
         frame.to_parquet(inputs / f"{name}.parquet")
     make_candidates().to_parquet(inputs / "candidates.parquet")
@@ -127,12 +128,12 @@ def make_workspace(inputs: Path) -> RunConfig:
             "items_column": "items",
             "fusion": FUSION,
             "top_k": 5,
-            "batch_size": 50,
         },
     }
     config = build(RunConfig, data, "test.yaml")
     preprocess(config, InProcessExecutor())
     train(config)
+    export(config)
     return config
 
 
@@ -140,7 +141,7 @@ def changed(trained: RunConfig, tmp_path: Path, **sections: dict[str, Any]) -> R
     """The trained run with fields of some sections changed, in a workspace of its own."""
     workspace = tmp_path / "work"
     workspace.mkdir(exist_ok=True)
-    for folder in (trained.dataset_dir, trained.checkpoints_dir):
+    for folder in (trained.dataset_dir, trained.checkpoints_dir, trained.export_dir):
         if not (workspace / folder.name).exists():
             (workspace / folder.name).symlink_to(folder)
     data = trained.model_dump(mode="json", by_alias=True) | {"workspace": str(workspace)}

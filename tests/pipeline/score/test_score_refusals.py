@@ -27,7 +27,7 @@ from small_candidates import (
 from pipeline.errors import ArtifactError, ConfigError, DataError, GatehouseError, UsageError
 from pipeline.run_config import RunConfig
 from pipeline.schema import Schema
-from pipeline.score import candidates as candidates_module
+from pipeline.score.candidates import cut
 from pipeline.score.run import check_score, score
 from pipeline.train.checkpoints.checkpoint import CheckpointManifest, best_checkpoint
 
@@ -113,7 +113,7 @@ def test_a_request_of_two_files_is_found_before_anything_is_scored(trained: RunC
 def test_a_row_is_counted_over_the_row_groups_of_its_file(
     trained: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidates_module, "REQUESTS_PER_PARTITION", 4)
+    monkeypatch.setattr(cut, "REQUESTS_PER_UNIT", 4)
     for column, value in (("items", [None]), ("request", None), ("request", 10_001)):
         error = refusal(with_candidates(trained, tmp_path, edited(14, column, value), group_rows=4), DataError)
         assert "row 15" in error.what
@@ -209,7 +209,7 @@ def test_a_task_that_is_called_like_another_column_is_refused(trained: RunConfig
 
 def test_a_request_may_be_a_user(trained: RunConfig, tmp_path: Path) -> None:
     config = changed(trained, tmp_path, schema={"keys": {"user": "user", "request": "user", "item": "item"}})
-    assert check_score(config).formula == FUSION
+    assert check_score(config).fusion.formula == FUSION
 
 
 def test_an_earlier_ranking_is_kept_unless_it_is_overwritten(trained: RunConfig, tmp_path: Path) -> None:
@@ -230,9 +230,9 @@ def test_an_earlier_ranking_is_kept_unless_it_is_overwritten(trained: RunConfig,
 
 def test_what_an_interrupted_run_left_is_no_ranking(trained: RunConfig, ranked: pd.DataFrame, tmp_path: Path) -> None:
     config = changed(trained, tmp_path)
-    unfinished = config.workspace_dir / ".ranked.partial"
-    unfinished.mkdir()
-    (unfinished / "part-00007.parquet").touch()
+    unfinished = config.workspace_dir / ".scoring"
+    (unfinished / "ranked").mkdir(parents=True)
+    (unfinished / "ranked" / "part-00007.parquet").touch()
     assert_same_ranking(read_ranked(score(config)), ranked)
     assert not unfinished.exists()
 
@@ -270,7 +270,9 @@ def test_a_damaged_checkpoint_is_refused(trained: RunConfig, tmp_path: Path, own
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    error = refusal(changed(trained, tmp_path), ArtifactError, checkpoint=own_checkpoint)
+    config = changed(trained, tmp_path)
+    config.export_dir.unlink()
+    error = refusal(config, ArtifactError, checkpoint=own_checkpoint)
     assert f"checkpoint file {file} is damaged" in error.what
     assert error.exit_code == 3
 

@@ -24,11 +24,16 @@ from small_candidates import (
     with_candidates,
 )
 
+from pipeline.executor import InProcessExecutor
+from pipeline.export.manifest import read_manifest
+from pipeline.export.serving import Serving, Side
 from pipeline.files import sha256_of
 from pipeline.preprocess.transform import FittedTransform
 from pipeline.run_config import RunConfig
-from pipeline.score import candidates as candidates_module
-from pipeline.score.fusion import parse_fusion
+from pipeline.score import model
+from pipeline.score.candidates import cut, groups, units
+from pipeline.score.candidates.plan import plan_candidates
+from pipeline.score.formula import parse_fusion
 from pipeline.score.run import score
 from pipeline.shards.manifest import read_index
 from pipeline.train.checkpoints.checkpoint import best_checkpoint
@@ -56,7 +61,7 @@ def everything(trained: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_the_output_has_its_columns_and_ranks_without_gaps(ranked: pd.DataFrame) -> None:
-    assert list(ranked.columns) == ["request", "user", "rank", "item", "score", *OUTPUTS]
+    assert list(ranked.columns) == ["request", "user", "rank", "item", "score", *OUTPUTS, "model_version"]
     sets = make_candidates().set_index("request")
     for request, rows in ranked.groupby("request"):
         items = sets.loc[request, "items"]
@@ -75,9 +80,15 @@ def test_the_manifest_tells_the_files_and_what_they_were_made_with(trained: RunC
     best = best_checkpoint(trained.checkpoints_dir)
     assert manifest == {
         "fusion": FUSION,
+        "filters": [],
+        "caps": [],
         "top_k": 5,
-        "requests": NUM_REQUESTS,
         "checkpoint": {"path": str(best), "step": int(best.name.removeprefix("step-"))},
+        "model_version": read_manifest(trained.export_dir).version,
+        "requests": NUM_REQUESTS,
+        "candidates": sum(len(items or ()) for items in ITEMS),
+        "filtered_out": 0,
+        "capped": 0,
         "files": [
             {"path": "part-00000.parquet", "rows": len(ranked), "sha256": sha256_of(folder / "part-00000.parquet")}
         ],
@@ -89,6 +100,7 @@ def test_the_manifest_tells_the_files_and_what_they_were_made_with(trained: RunC
         "part-00000.parquet",
     ]
     assert not list(trained.workspace_dir.glob(".*"))
+    assert set(ranked["model_version"]) == {manifest["model_version"]}
 
 
 def test_scores_are_the_fusion_of_the_written_outputs(ranked: pd.DataFrame) -> None:
@@ -114,6 +126,7 @@ def test_scores_are_those_of_rows_joined_by_hand(trained: RunConfig, everything:
     rows["score"] = rows.click * rows.joint_like**0.5 + rows.watch / 100
     rows = rows.sort_values(["request", "score"], ascending=[True, False])
     rows["rank"] = rows.groupby("request").cumcount() + 1
+    rows["model_version"] = read_manifest(trained.export_dir).version
     assert rows["score"].nunique() > len(rows) * 0.9
     assert_same_ranking(everything, rows[everything.columns])
 
@@ -133,15 +146,46 @@ def test_an_unknown_item_is_ranked_among_the_others(everything: pd.DataFrame) ->
 def test_progress_counts_requests_and_candidates(
     trained: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidates_module, "CANDIDATES_PER_BLOCK", 50)
+    monkeypatch.setattr(cut, "REQUESTS_PER_UNIT", 6)
     calls: list[tuple[Any, ...]] = []
     score(changed(trained, tmp_path), progress=lambda *call: calls.append(call))
+    assert calls[:2] == [("partitions surveyed", n, 1, n * NUM_REQUESTS, "rows") for n in range(2)]
+    calls = calls[2:]
     done = [call[1] for call in calls]
     assert len(done) > 3
     assert done == sorted(set(done))
     assert {(call[0], call[2], call[4]) for call in calls} == {("requests ranked", NUM_REQUESTS, "candidates")}
     assert (calls[0][1], calls[0][3]) == (0, 0)
     assert (calls[-1][1], calls[-1][3]) == (NUM_REQUESTS, sum(len(items or ()) for items in ITEMS))
+
+
+def test_the_ranking_may_be_written_as_arrow(trained: RunConfig, ranked: pd.DataFrame, tmp_path: Path) -> None:
+    folder = score(changed(trained, tmp_path, score={"format": "arrow"}))
+    (path,) = folder.glob("part-*")
+    assert path.name == "part-00000.arrow"
+    with pa.ipc.open_file(str(path)) as reader:
+        pd.testing.assert_frame_equal(reader.read_pandas(), ranked)
+
+
+def test_a_given_export_needs_neither_a_dataset_nor_a_checkpoint(
+    trained: RunConfig, ranked: pd.DataFrame, tmp_path: Path
+) -> None:
+    config = changed(trained, tmp_path)
+    for folder in (config.dataset_dir, config.checkpoints_dir, config.export_dir):
+        folder.unlink()
+    folder = score(config, exported=trained.export_dir)
+    pd.testing.assert_frame_equal(read_ranked(folder), ranked)
+    expected = json.loads((trained.scores_dir / "manifest.json").read_bytes())
+    assert json.loads((folder / "manifest.json").read_bytes()) == expected
+
+
+def test_the_export_is_made_where_there_is_none_of_the_checkpoint(
+    trained: RunConfig, ranked: pd.DataFrame, tmp_path: Path
+) -> None:
+    config = changed(trained, tmp_path)
+    config.export_dir.unlink()
+    pd.testing.assert_frame_equal(read_ranked(score(config)), ranked)
+    assert read_manifest(config.export_dir).version == read_manifest(trained.export_dir).version
 
 
 # --- what must not matter
@@ -155,30 +199,65 @@ def test_the_size_of_a_block_does_not_matter(
     monkeypatch: pytest.MonkeyPatch,
     num_candidates: int,
 ) -> None:
-    monkeypatch.setattr(candidates_module, "CANDIDATES_PER_BLOCK", num_candidates)
+    monkeypatch.setattr(groups, "CANDIDATES_PER_BLOCK", num_candidates)
     assert_same_ranking(read_ranked(score(changed(trained, tmp_path))), ranked)
 
 
-def test_a_block_holds_whole_requests_and_few_candidates_more_than_its_size(
-    trained: RunConfig, monkeypatch: pytest.MonkeyPatch
+def test_a_group_holds_whole_requests_and_few_candidates_more_than_its_size(
+    trained: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidates_module, "CANDIDATES_PER_BLOCK", 30)
-    index = read_index(trained.dataset_dir)
-    fitted = FittedTransform.load(trained.dataset_dir, trained.data_schema, index.vocabulary_version)
+    monkeypatch.setattr(groups, "CANDIDATES_PER_BLOCK", 30)
+    fitted = FittedTransform.load(trained.dataset_dir, trained.data_schema)
     assert trained.score is not None
-    sets = candidates_module.Candidates(trained, trained.score, fitted)
-    blocks = [block for partition in sets.partitions for block in sets.blocks(partition)]
-    requests = [request for block in blocks for request in block.requests["request"].to_pylist()]
+    plan = plan_candidates(trained, trained.score, fitted, [], tmp_path)
+    (unit,) = cut.cut_units(plan, tmp_path, tmp_path, InProcessExecutor(), None)
+    found = list(groups.read_groups(plan, unit))
+    requests = [request for group in found for request in group.requests.carried["request"].to_pylist()]
     assert requests == make_candidates()["request"].tolist()
-    assert sum(len(block.item) for block in blocks) == sum(len(items or ()) for items in ITEMS)
-    assert all(20 < len(block.item) < 30 + 12 for block in blocks[:-1])
-    assert all(block.features.num_rows == len(block.item) == len(block.request) for block in blocks)
+    assert sum(len(group.items) for group in found) == sum(len(items or ()) for items in ITEMS)
+    assert all(20 < len(group.items) < 30 + 12 for group in found[:-1])
+    assert all(len(group.items) == len(group.request) == len(group.shared) for group in found)
+
+
+@pytest.mark.parametrize("has_lists", [True, False])
+def test_no_more_of_a_large_request_is_encoded_and_predicted_at_a_time_than_a_block(
+    trained: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_lists: bool
+) -> None:
+    items = np.random.default_rng(2).permutation(900) + 1
+    table = candidate_table()[:1].set_column(5, "items", pa.array([items.tolist()]))
+    if not has_lists:
+        columns = {name: pa.repeat(table[name][0], 900) for name in table.column_names[:5]}
+        table = pa.table({**columns, "item": pa.array(items)})
+    config = with_candidates(trained, tmp_path, table, top_k=1_000, items_column="items" if has_lists else None)
+    expected = read_ranked(score(config))
+    monkeypatch.setattr(groups, "CANDIDATES_PER_BLOCK", 100)
+    monkeypatch.setattr(units, "ROWS_AT_ONCE", 100)
+    monkeypatch.setattr(model, "MAX_DISTINCT", 30)
+    num_encoded: list[int] = []
+    num_predicted: list[int] = []
+    encode, predict = FittedTransform.encode_features, Serving.predict_pairs
+
+    def encode_counted(fitted: FittedTransform, rows: pa.Table, *arguments: Any) -> pa.Table:
+        num_encoded.append(rows.num_rows)
+        return encode(fitted, rows, *arguments)
+
+    def predict_counted(serving: Serving, request: Side, item: Side) -> Any:
+        num_predicted.append(max(len(item.place), item.rows.num_rows))
+        return predict(serving, request, item)
+
+    monkeypatch.setattr(FittedTransform, "encode_features", encode_counted)
+    monkeypatch.setattr(Serving, "predict_pairs", predict_counted)
+    found = read_ranked(score(config, overwrite=True))
+    assert sum(num_predicted) == 900
+    assert max(num_predicted) == 30
+    assert max(num_encoded) == 100
+    assert_same_ranking(found, expected)
 
 
 def test_several_row_groups_give_several_files_with_the_same_rows(
     trained: RunConfig, ranked: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidates_module, "REQUESTS_PER_PARTITION", 8)
+    monkeypatch.setattr(cut, "REQUESTS_PER_UNIT", 8)
     folder = score(with_candidates(trained, tmp_path, candidate_table(), group_rows=4))
     assert [file.name for file in sorted(folder.glob("part-*"))] == [
         f"part-{number:05d}.parquet" for number in range(3)
@@ -295,7 +374,7 @@ def test_only_empty_lists_give_a_file_with_no_rows(trained: RunConfig, tmp_path:
     folder = score(with_candidates(trained, tmp_path, table))
     rows = pq.read_table(folder / "part-00000.parquet")
     assert rows.num_rows == 0
-    assert rows.column_names == ["request", "user", "rank", "item", "score", *OUTPUTS]
+    assert rows.column_names == ["request", "user", "rank", "item", "score", *OUTPUTS, "model_version"]
     assert (rows.schema.field("request").type, rows.schema.field("score").type) == (pa.int64(), pa.float64())
     assert json.loads((folder / "manifest.json").read_bytes())["requests"] == NUM_REQUESTS
 

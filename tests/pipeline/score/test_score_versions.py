@@ -14,8 +14,9 @@ from pipeline.preprocess.joins import join
 from pipeline.preprocess.run import preprocess
 from pipeline.preprocess.transform import FittedTransform
 from pipeline.run_config import RunConfig
-from pipeline.score import candidates as candidates_module
-from pipeline.score.candidates import Candidates
+from pipeline.score.candidates import cut, groups
+from pipeline.score.candidates.blocks import ItemMemory, make_block, side_by_side
+from pipeline.score.candidates.plan import CandidatePlan, plan_candidates
 
 NUM_USERS, NUM_ITEMS, LAST_HOUR = 8, 12, 40
 
@@ -69,24 +70,28 @@ def config(tmp_path: Path) -> RunConfig:
     return config
 
 
-def open_candidates(config: RunConfig, **columns: Any) -> Candidates:
+def open_candidates(config: RunConfig, **columns: Any) -> CandidatePlan:
     rng = np.random.default_rng(3)
     requests = {"request": range(30), "user": rng.integers(0, NUM_USERS, 30)}
     items = [rng.choice(NUM_ITEMS, 5, replace=False) for _ in range(30)]
     pd.DataFrame({**requests, "items": items, **columns}).to_parquet(Path(config.inputs) / "candidates.parquet")
     assert config.score is not None
-    return Candidates(config, config.score, FittedTransform.load(config.dataset_dir, config.data_schema))
+    fitted = FittedTransform.load(config.dataset_dir, config.data_schema)
+    return plan_candidates(config, config.score, fitted, [], Path(config.workspace))
 
 
-def encoded(candidates: Candidates) -> pd.DataFrame:
+def encoded(plan: CandidatePlan) -> pd.DataFrame:
     """A row per candidate: its keys, and the encoded level of the user and price of the item."""
     parts = []
-    for partition in candidates.partitions:
-        for block in candidates.blocks(partition):
-            requests = block.requests.to_pandas().iloc[block.request].reset_index(drop=True)
-            dense = block.features["dense"].combine_chunks().flatten().to_numpy().reshape(-1, 2)
-            items = block.items.to_numpy()[block.item]
-            parts.append(requests.assign(item=items, level=dense[:, 0], price=dense[:, 1]))
+    folder = Path("/nowhere")
+    memory = ItemMemory(plan)
+    for unit in cut.cut_units(plan, folder, folder, InProcessExecutor(), None):
+        for group in groups.read_groups(plan, unit):
+            requests = group.requests.carried.to_pandas().iloc[group.shared].reset_index(drop=True)
+            block = make_block(plan, memory, group, 0, len(group.items))
+            features = side_by_side(plan.schema, block.request, block.item).rows
+            dense = features["dense"].combine_chunks().flatten().to_numpy().reshape(-1, 2)
+            parts.append(requests.assign(item=group.items.to_numpy(), level=dense[:, 0], price=dense[:, 1]))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -100,7 +105,7 @@ def value_at(versions: pd.DataFrame, key: str, own: int, hour: float, value: str
 def test_candidates_have_the_versions_of_the_time_of_their_request(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch, candidates_per_block: int
 ) -> None:
-    monkeypatch.setattr(candidates_module, "CANDIDATES_PER_BLOCK", candidates_per_block)
+    monkeypatch.setattr(groups, "CANDIDATES_PER_BLOCK", candidates_per_block)
     hours = np.random.default_rng(4).integers(0, LAST_HOUR + 10, 30)
     rows = encoded(open_candidates(config, hour=hours))
     assert len(rows) == 150
@@ -124,7 +129,7 @@ def test_an_item_is_encoded_once_per_time(config: RunConfig, monkeypatch: pytest
         num_rows.append(len(rows))
         return real(rows, *arguments)
 
-    monkeypatch.setattr(candidates_module, "join_tables", measured)
+    monkeypatch.setattr(groups, "join_tables", measured)
     encoded(open_candidates(config, hour=[20] * 15 + [30] * 15))
     assert num_rows == [30, 2 * NUM_ITEMS]
 
