@@ -6,11 +6,12 @@ PYTHON ?= $(firstword $(shell for python in python3.11 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python; done))
 GATEHOUSE = .venv/bin/gatehouse
 
-.PHONY: help set-up demo test clean
+.PHONY: help set-up demo test test-all clean
 
 help:
 	@echo "make demo     the main job on simulated logs: preprocess, train, evaluate, score"
-	@echo "make test     every check: format, lint, types, tests with coverage"
+	@echo "make test     format, lint, types, tests: about 12 minutes on 2 cores"
+	@echo "make test-all the same with the exhaustive tests and the coverage"
 	@echo "make set-up   only the virtual environment .venv, from infra/locks"
 	@echo "make clean    remove .venv, caches and the demo's files"
 	@echo "Add ACCELERATOR=cuda to take the CUDA packages."
@@ -25,7 +26,10 @@ demo: set-up
 	$(GATEHOUSE) run --config jobs/configs/demo.yaml --overwrite
 
 test: set-up
-	@infra/check.sh
+	@infra/check.sh -m "not exhaustive"
+
+test-all: set-up
+	@infra/check.sh --cov --cov-report=term:skip-covered
 
 clean:
 	rm -rf .venv *.egg-info build .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache runs/demo runs/demo-data

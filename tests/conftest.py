@@ -4,6 +4,8 @@ import os
 
 # Before torch is loaded: threads that spin while they wait slow down every test that shares the machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Ray reads it once, and some tests load Ray before the executor, which sets it, does.
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import shutil
 from collections.abc import Callable, Iterator

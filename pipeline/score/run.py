@@ -1,6 +1,7 @@
 """The score stage: candidate sets are scored and fused, and the best of each request are written."""
 
 import json
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,23 @@ from pipeline.train.checkpoints.lineage import describe_newer_values
 FORMAT = 1
 
 
-def check_score(config: RunConfig) -> Rules:
-    """The parsed rules of a configuration, checked before any row is read.
+def check_score(config: RunConfig) -> None:
+    """Checks the rules of a configuration; names of columns only where the candidates and tables are there already.
 
     Raises:
         ConfigError: there is no score section, its formula, a filter or a cap is wrong, or two columns of the output
             have one name.
+    """
+    # What is missing is said by the first stage that reads it.
+    with suppress(DataError):
+        read_rules(config)
+
+
+def read_rules(config: RunConfig) -> Rules:
+    """The parsed rules of a configuration, checked before any row is read.
+
+    Raises:
+        ConfigError: as `check_score`.
         DataError: a filter or a cap names a column, and the candidates or a table is not there.
     """
     if config.score is None:
@@ -80,7 +92,7 @@ def score(
         StorageError: the disk is full or does not answer.
     """
     executor = executor or InProcessExecutor()
-    rules = check_score(config)
+    rules = read_rules(config)
     assert config.score is not None
     folder = config.scores_dir
     if (folder / MANIFEST_NAME).exists() and not overwrite:

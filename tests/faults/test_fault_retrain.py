@@ -158,6 +158,7 @@ def test_of_two_retrainings_at_once_one_trains_and_the_other_exits_75_and_says_w
         run.communicate()
 
 
+@pytest.mark.exhaustive
 def test_a_retraining_killed_again_and_again_is_one_run_with_the_model_of_an_undisturbed_one(
     settings: Path, tmp_path: Path
 ) -> None:

@@ -187,7 +187,7 @@ def scoring_actors_below(pid: int) -> list[int]:
     return [one for one, title in titles.items() if title.startswith("ray::_Worker") and descends(one)]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_three_scoring_actors_that_are_killed_are_replaced_and_nothing_is_lost(

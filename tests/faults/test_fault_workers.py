@@ -65,7 +65,7 @@ def workers_below(pid: int) -> list[int]:
     return [one for one, title in titles.items() if title.startswith("ray::RayTrainWorker") and descends(one)]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(clean: RunConfig, make_config: Any, fault_seed: int) -> None:
@@ -85,7 +85,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(clean: RunConfig, make_
     assert_undisturbed(config, clean)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_sigterm_to_the_driver_stops_all_workers_with_a_checkpoint(clean: RunConfig, make_config: Any) -> None:

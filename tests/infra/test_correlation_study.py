@@ -61,6 +61,7 @@ def test_an_interval_holds_the_mean_and_shrinks_with_the_spread() -> None:
     assert (low, high) == (pytest.approx(1 - 1.96 * error, abs=0.05), pytest.approx(1 + 1.96 * error, abs=0.05))
 
 
+@pytest.mark.exhaustive
 def test_verdicts_follow_from_the_losses() -> None:
     random = np.random.default_rng(0)
     p = np.array(study.CORRELATIONS)

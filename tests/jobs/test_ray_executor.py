@@ -12,6 +12,8 @@ from pipeline.errors import DataError, SetupError
 
 pytestmark = pytest.mark.ray
 
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
 
 def make_square() -> Callable[[int], int]:
     """A function that travels to the workers whole: they cannot import this module."""
@@ -28,7 +30,9 @@ def make_square() -> Callable[[int], int]:
 
 @pytest.fixture(scope="module")
 def executor() -> Iterator[RayExecutor]:
+    os.environ.pop(LOOPBACK, None)
     with RayExecutor(address=None, num_cpus=2) as started:
+        assert os.environ[LOOPBACK] == "0"
         yield started
 
 

@@ -199,6 +199,7 @@ def wait_for_task(node: int) -> None:
     raise AssertionError("the node was given no task")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.ray
 def test_a_job_survives_a_killed_node_and_is_started_once(
     cluster: Cluster, config_file: Path, tmp_path: Path, dataset: Path

@@ -84,7 +84,7 @@ def test_all_stages_in_a_store_that_falters_give_what_they_give_on_a_disk(
     assert not [key for key in (ACCESS_KEY, SECRET_KEY) for text in (shown, *written) if key.encode() in text]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.ray
 def test_tasks_and_ranks_on_ray_write_and_read_a_dataset_in_a_store(
     settings: dict[str, Any], make_config: Any, dataset: Path

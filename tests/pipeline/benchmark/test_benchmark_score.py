@@ -59,6 +59,7 @@ def workload(work: Path) -> Workload:
     return make_workload(work / "score" / "workload", NUM_REQUESTS, NUM_CANDIDATES, 1, lambda _: _ignore)
 
 
+@pytest.mark.exhaustive
 def test_both_paths_rank_alike_and_are_measured(work: Path, workload: Workload, tmp_path: Path) -> None:
     before = (workload.folder / "data" / "simulation.json").stat().st_mtime_ns
     found = compare_scoring(work, NUM_REQUESTS, NUM_CANDIDATES, 1, 1, False, lambda _: _ignore)

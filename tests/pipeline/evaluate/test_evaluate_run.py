@@ -69,6 +69,7 @@ def test_threads_give_the_report_of_one_process(trained: RunConfig, tmp_path: Pa
     assert {one["dimension"] for one in expected["slices"]} == {"day", "new_user", "country", "price"}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.ray
 def test_a_cluster_gives_the_report_of_one_process(trained: RunConfig, tmp_path: Path) -> None:
     from jobs.ray_executor import RayExecutor

@@ -48,14 +48,14 @@ def rejected(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return share
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("of_user", [0.0, 1.0])
 def test_of_300_pairs_of_equal_models_five_in_a_hundred_seem_different(of_user: float) -> None:
     share = rejected(p_values(range(300), of_user=of_user))
     assert share == pytest.approx(0.05, abs=0.0201), dict(zip(NAMES, share.tolist(), strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_rows_as_units_would_see_differences_that_are_not_there() -> None:
     of_users, of_rows = (
         rejected(p_values(range(300), of_user=2.0, has_users=one))[NAMES.index("log_loss")] for one in (True, False)

@@ -89,7 +89,7 @@ def test_a_gain_is_seen_the_more_often_the_larger_it_is() -> None:
     assert large > 0.9
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_loss_of_the_whole_margin_is_seldom_let_through_and_equal_models_mostly_are() -> None:
     margin = {"max_loss": -true_gain(-0.2, NUM_PAIRS)}
     assert margin["max_loss"] > 0.005

@@ -28,7 +28,7 @@ from pipeline.errors import ArtifactError, ConfigError, DataError, GatehouseErro
 from pipeline.run_config import RunConfig
 from pipeline.schema import Schema
 from pipeline.score.candidates import cut
-from pipeline.score.run import check_score, score
+from pipeline.score.run import check_score, read_rules, score
 from pipeline.train.checkpoints.checkpoint import CheckpointManifest, best_checkpoint
 
 
@@ -209,7 +209,7 @@ def test_a_task_that_is_called_like_another_column_is_refused(trained: RunConfig
 
 def test_a_request_may_be_a_user(trained: RunConfig, tmp_path: Path) -> None:
     config = changed(trained, tmp_path, schema={"keys": {"user": "user", "request": "user", "item": "item"}})
-    assert check_score(config).fusion.formula == FUSION
+    assert read_rules(config).fusion.formula == FUSION
 
 
 def test_an_earlier_ranking_is_kept_unless_it_is_overwritten(trained: RunConfig, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from models.catalogue import BALANCERS, BODIES, HEADS
 NUM_STEPS = 20
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("head", HEADS)
 def test_two_ranks_have_the_losses_of_one(head: str, tmp_path: Path) -> None:
     combinations = list(product(BODIES, [head], BALANCERS))

@@ -53,7 +53,7 @@ def test_more_ranks_than_rows_in_the_last_batch_end_together(make_config: Any, t
     assert history[-1]["kind"] == "validation"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.ray
 def test_ray_train_gives_the_same_curve(one_rank: RunConfig, make_config: Any) -> None:
     config = make_config("ray", train={"num_ranks": 2})
