@@ -1,17 +1,13 @@
-"""Where files lie: a local path, or `s3://bucket/key`. Finding, opening and copying them, and what went wrong in words.
+"""Where files lie: a local path, or `s3://bucket/key`. Finding, opening and copying them.
 
-S3 is any store with its interface. The environment says which and who asks, as for other programs: AWS_ENDPOINT_URL_S3
-or AWS_ENDPOINT_URL, AWS_CA_BUNDLE, AWS_REGION; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the role of
-the machine. No message holds any of that. What may pass is tried again on two levels: a request by the client, within a
-second or two, and an action as a whole by `files.retry`.
+What may pass is tried again on two levels: a request by the client of the store, within a second or two, and an action
+as a whole by `files.retry`.
 """
 
-import functools
 import glob
 import hashlib
 import os
 import posixpath
-import re
 import shutil
 import stat
 from collections.abc import Callable
@@ -19,34 +15,18 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.errors import ArtifactError, ConfigError, GatehouseError, SetupError, StorageError
-from pipeline.files import AWS_ERROR, ResultT, describe_answer, retry, write_atomically
+from pipeline.errors import ArtifactError
+from pipeline.files import ResultT, retry, write_atomically
 from pipeline.files import sha256_of as sha256_of_path
+from pipeline.s3 import SCHEME, client, explain, key_of, no_bucket
 
 # It is loaded where it is used: that takes longer than all that the command line does with locations.
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyarrow.fs import FileInfo, S3FileSystem
+    from pyarrow.fs import FileInfo
 
-SCHEME = "s3://"
-REQUEST_ATTEMPTS = 3
-CONNECT_SECONDS = 5
-# Without a byte; the client's own limit of 3 is less than what a busy store may take.
-REQUEST_SECONDS = 30
 # Of one request, and in memory at once.
 COPY_BYTES = 16 << 20
-
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_REFUSALS = (
-    "ACCESS_DENIED",
-    "INVALID_ACCESS_KEY",
-    "SIGNATURE",
-    "TOKEN",
-    "UNRECOGNIZED_CLIENT",
-    "EXPIRED",
-    "SKEWED",
-    "NO_CREDENTIALS",
-)
 
 
 class FileVersion(NamedTuple):
@@ -82,22 +62,6 @@ def join(folder: str, name: str) -> str:
 def name_of(location: str) -> str:
     """The last part of a location."""
     return posixpath.basename(location.rstrip("/"))
-
-
-def key_of(location: str) -> str:
-    """`bucket/key` of a remote location, as pyarrow takes it.
-
-    Raises:
-        ConfigError: what follows s3:// is not the name of a bucket.
-    """
-    path = posixpath.normpath(location.removeprefix(SCHEME))
-    if not _BUCKET.fullmatch(path.partition("/")[0]):
-        # It is not shown: what some programs accept there is s3://KEY:SECRET@bucket.
-        raise ConfigError(
-            f"a location starts with {SCHEME}, and what follows is not the name of a bucket",
-            f"write {SCHEME}bucket/folder; credentials belong into the environment",
-        )
-    return path
 
 
 # --- finding
@@ -144,7 +108,7 @@ def _infos(folder: str, *, is_recursive: bool) -> "list[FileInfo]":
     from pyarrow.fs import FileSelector
 
     selector = FileSelector(key_of(folder), allow_not_found=True, recursive=is_recursive)
-    found: list[FileInfo] = attempt(lambda: _client().get_file_info(selector), folder)
+    found: list[FileInfo] = attempt(lambda: client().get_file_info(selector), folder)
     return [info for info in found if info.is_file]
 
 
@@ -186,7 +150,7 @@ def _matches(parts: list[str], pattern: list[str]) -> bool:
 
 
 def _info(location: str) -> "FileInfo":
-    return attempt(lambda: _client().get_file_info(key_of(location)), location)
+    return attempt(lambda: client().get_file_info(key_of(location)), location)
 
 
 def describe(location: str) -> FileVersion:
@@ -200,7 +164,7 @@ def describe(location: str) -> FileVersion:
         return FileVersion(found.st_size, str(found.st_mtime_ns))
 
     def ask() -> FileVersion:
-        with _client().open_input_file(key_of(location)) as file:
+        with client().open_input_file(key_of(location)) as file:
             about = {name: value.decode() for name, value in file.metadata().items()}
             return FileVersion(file.size(), f"{about.get('ETag', '')} {about.get('Last-Modified', '')}")
 
@@ -214,7 +178,7 @@ def open_file(location: str) -> "pa.NativeFile":
     """A file at random access. Reading from it can fail too: open it inside the action that `attempt` is given."""
     import pyarrow as pa
 
-    return _client().open_input_file(key_of(location)) if is_remote(location) else pa.OSFile(location, "rb")
+    return client().open_input_file(key_of(location)) if is_remote(location) else pa.OSFile(location, "rb")
 
 
 def map_file(location: str) -> "pa.NativeFile":
@@ -260,7 +224,7 @@ def upload(path: Path, location: str) -> None:
         if not is_remote(location):
             write_atomically(Path(location), write, path.stat().st_size)
             return
-        with map_file(str(path)) as source, _client().open_output_stream(key_of(location), compression=None) as sink:
+        with map_file(str(path)) as source, client().open_output_stream(key_of(location), compression=None) as sink:
             # At once: an exception between two writes would close the file, and it would be there without its end.
             sink.write(source.read_buffer())
 
@@ -297,7 +261,7 @@ def remove(location: str) -> None:
     if not is_remote(location):
         attempt(lambda: Path(location).unlink(missing_ok=True), location)
     elif exists(location):
-        attempt(lambda: _client().delete_file(key_of(location)), location)
+        attempt(lambda: client().delete_file(key_of(location)), location)
 
 
 # --- what can go wrong
@@ -314,7 +278,7 @@ def attempt(action: Callable[[], ResultT], location: str) -> ResultT:
     try:
         return retry(action, location)
     except OSError as error:
-        explained = _explain(error, location) if is_remote(location) else None
+        explained = explain(error, location) if is_remote(location) else None
         if explained is None:
             raise
         raise explained from error
@@ -325,54 +289,4 @@ def check_bucket(location: str) -> None:
     if is_remote(location):
         bucket = SCHEME + key_of(location).partition("/")[0]
         if not is_folder(bucket):
-            raise _no_bucket(bucket)
-
-
-def _no_bucket(location: str) -> StorageError:
-    bucket = key_of(location).partition("/")[0]
-    return StorageError(f"there is no bucket {bucket!r}", "correct the location, AWS_ENDPOINT_URL or AWS_REGION")
-
-
-def _explain(error: OSError, location: str) -> GatehouseError | None:
-    """What the store's answer means; None where `error` is no answer of a store."""
-    answer = AWS_ERROR.search(str(error))
-    if answer is None:
-        return None
-    reason = describe_answer(answer)
-    if answer["kind"] == "NO_SUCH_BUCKET":
-        return _no_bucket(location)
-    if any(refusal in answer["kind"] for refusal in _REFUSALS):
-        return SetupError(
-            f"{location} cannot be used with these credentials: {reason}",
-            "correct AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE, or ask for the "
-            "right to read, write and list there",
-        )
-    return StorageError(
-        f"{location} cannot be used: {reason}", "correct the location, AWS_ENDPOINT_URL, AWS_REGION or the credentials"
-    )
-
-
-def endpoint() -> str | None:
-    """Where the store is, if the environment says so."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-
-
-def _client() -> "S3FileSystem":
-    return _connect(endpoint(), os.environ.get("AWS_CA_BUNDLE"), REQUEST_ATTEMPTS)
-
-
-@functools.cache
-def _connect(endpoint: str | None, ca_file: str | None, attempts: int) -> "S3FileSystem":
-    """One client per process. It reads the environment by itself, but for these two."""
-    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
-
-    return S3FileSystem(
-        endpoint_override=endpoint,
-        tls_ca_file_path=ca_file,
-        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=attempts),
-        connect_timeout=CONNECT_SECONDS,
-        request_timeout=REQUEST_SECONDS,
-        # Small files then take one request, and large ones no more memory than a few parts.
-        allow_delayed_open=True,
-        background_writes=False,
-    )
+            raise no_bucket(bucket)

@@ -93,7 +93,7 @@ def store(s3_server: "Store", monkeypatch: pytest.MonkeyPatch) -> "Store":
     from s3_store import ACCESS_KEY, SECRET_KEY
 
     monkeypatch.setattr("pipeline.files.FIRST_WAIT_SECONDS", 0.0)
-    monkeypatch.setattr("pipeline.storage.REQUEST_ATTEMPTS", 1)
+    monkeypatch.setattr("pipeline.s3.REQUEST_ATTEMPTS", 1)
 
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)

@@ -15,6 +15,7 @@ PACKAGES = ("jobs", "pipeline", "models")
 ORDER = (
     ("errors",),
     ("files",),
+    ("s3",),
     ("config", "storage", "lock"),
     ("feature_kinds", "executor"),
     ("schema",),

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline import storage
+from pipeline import s3, storage
 from pipeline.errors import ArtifactError, ConfigError, StorageError
 from pipeline.registry import swap
 from pipeline.registry.names import check_name
@@ -29,10 +29,10 @@ class Root:
         if not location.isprintable() or ("://" in location and not storage.is_remote(location)):
             raise ConfigError(
                 f"the registry's location {location!a} is neither a folder nor in a store",
-                f"give a folder, or {storage.SCHEME}bucket/folder",
+                f"give a folder, or {s3.SCHEME}bucket/folder",
             )
         if storage.is_remote(location):
-            storage.key_of(location)
+            s3.key_of(location)
             location = storage.join(location, ".")
         self.location = location
         self.is_remote = storage.is_remote(location)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline import storage
+from pipeline import s3, storage
 from pipeline.files import ResultT, write_atomically
 
 # What a store answers where there is no such file, or another one than the condition says. A bare 404 is no such
@@ -107,9 +107,9 @@ def _ask(operation: str, location: str, ask: Callable[[Any, dict[str, str]], Res
     """
     from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 
-    bucket, _, key = storage.key_of(location).partition("/")
+    bucket, _, key = s3.key_of(location).partition("/")
     try:
-        client = _connect(storage.endpoint(), os.environ.get("AWS_REGION"), storage.REQUEST_ATTEMPTS)
+        client = _connect(s3.endpoint(), os.environ.get("AWS_REGION"), s3.REQUEST_ATTEMPTS)
         return ask(client, {"Bucket": bucket, "Key": key})
     except ClientError as error:
         status, code = error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"].get("Code", "")
@@ -147,8 +147,8 @@ def _connect(endpoint: str | None, region: str | None, attempts: int) -> Any:
     from botocore.session import Session  # type: ignore[import-untyped]
 
     config = Config(
-        connect_timeout=storage.CONNECT_SECONDS,
-        read_timeout=storage.REQUEST_SECONDS,
+        connect_timeout=s3.CONNECT_SECONDS,
+        read_timeout=s3.REQUEST_SECONDS,
         retries={"mode": "standard", "total_max_attempts": attempts},
         s3={"addressing_style": "path" if endpoint else "auto"},
         # Stores that only have the interface of S3 may not know its newer checksums.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from s3_store import ACCESS_KEY, SECRET_KEY, Fault, Store, break_off, refuse
 
-from pipeline import storage
+from pipeline import s3, storage
 from pipeline.errors import ArtifactError, ConfigError, SetupError, StorageError
 from pipeline.files import MAX_FAILURES, sha256_of
 
@@ -211,7 +211,7 @@ def test_wrong_credentials_are_named_and_not_shown(
     tree: Path, bucket: str, tmp_path: Path, action: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIANOBODYHASTHISONE")
-    monkeypatch.setattr(storage, "_connect", storage._connect.__wrapped__)
+    monkeypatch.setattr(s3, "_connect", s3._connect.__wrapped__)
     with pytest.raises(SetupError) as caught:
         actions(tree, bucket, tmp_path)[action]()
     assert not [key for key in ("AKIANOBODYHASTHISONE", ACCESS_KEY, SECRET_KEY) if key in str(caught.value)]
