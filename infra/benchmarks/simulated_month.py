@@ -13,12 +13,11 @@ under the true probabilities, which no luck of labels is in, and beside the AUC 
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,12 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-import matplotlib  # noqa: E402
 import numpy as np  # noqa: E402
-import pyarrow as pa  # noqa: E402
-import pyarrow.compute as pc  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
+from faulty_log import FRESH_DAYS, TRAIN_DAYS, make_log, name_of_day, slot_of_day  # noqa: E402
+from simulated_month_page import POLICIES, TASKS, Floats, draw, to_markdown  # noqa: E402
 
 from pipeline.config import build, read_config  # noqa: E402
 from pipeline.executor import InProcessExecutor  # noqa: E402
@@ -46,78 +42,9 @@ from pipeline.retrain.plan import configure, plan_slot  # noqa: E402
 from pipeline.retrain.run import SlotResult, retrain  # noqa: E402
 from pipeline.run_config import RunConfig  # noqa: E402
 from pipeline.shards.manifest import read_index  # noqa: E402
-from pipeline.simulate.run import simulate  # noqa: E402
 from pipeline.train.checkpoints.checkpoint import best_checkpoint  # noqa: E402
 from pipeline.train.predictor import Predictor  # noqa: E402
 from pipeline.train.run import train  # noqa: E402
-
-FIRST_DAY = datetime(2025, 1, 6, tzinfo=UTC)
-TRAIN_DAYS, FRESH_DAYS = 3, 1
-TASKS = ("click", "like")
-CLICK_COLUMNS = ("click", "like", "purchase", "watch_seconds")
-POLICIES = ("gate", "no gate", "never")
-LABELS = {"gate": "retrained, with the gate", "no gate": "retrained, without a gate", "never": "never retrained"}
-COLORS = {"gate": "#1f5a96", "no gate": "#c2570c", "never": "#6b7785"}
-
-Floats = NDArray[np.float64]
-
-
-# --- the log and its faults
-
-
-def shuffle_labels(rows: pa.Table) -> pa.Table:
-    order = pa.array(np.random.default_rng(0).permutation(len(rows)))
-    for name in CLICK_COLUMNS:
-        rows = with_column(rows, name, rows.column(name).take(order))
-    return rows
-
-
-def forget_country(rows: pa.Table) -> pa.Table:
-    return with_column(rows, "country", pa.nulls(len(rows), pa.string()))
-
-
-def leak_click(rows: pa.Table) -> pa.Table:
-    return with_column(rows, "price", pc.multiply(rows.column("click").cast(pa.float32()), 50.0))
-
-
-def with_column(rows: pa.Table, name: str, column: Any) -> pa.Table:
-    return rows.set_column(rows.column_names.index(name), name, column)
-
-
-FAULTS: dict[int, tuple[str, Callable[[pa.Table], pa.Table]]] = {
-    11: ("labels of other rows", shuffle_labels),
-    18: ("country is null", forget_country),
-    25: ("price repeats the click", leak_click),
-}
-
-
-def make_log(folder: Path, num_slots: int, rows_per_day: int, drift: float) -> None:
-    """The days as they are logged, in `log`, and as they were, in `clean`, each with the columns of user and item."""
-    num_days = TRAIN_DAYS + FRESH_DAYS + num_slots
-    simulate(
-        folder / "simulated", num_days * rows_per_day, 1, num_days=num_days, num_users=300, num_items=300, drift=drift
-    )
-    users, items = (pq.read_table(folder / "simulated" / name) for name in ("users.parquet", "items.parquet"))
-    for day in range(num_days):
-        rows = pq.read_table(folder / "simulated" / "log" / name_of_day(day))
-        for key, table in (("user_id", users), ("item_id", items)):
-            # An id is a place counted from 1.
-            own = table.take(pc.subtract(rows.column(key), 1))
-            for name in own.column_names:
-                if name != key:
-                    rows = rows.append_column(name, own.column(name))
-        _, spoil = FAULTS.get(day, ("", lambda clean: clean))
-        for name, table in (("clean", rows), ("log", spoil(rows))):
-            (folder / name).mkdir(exist_ok=True)
-            pq.write_table(table, folder / name / name_of_day(day))
-
-
-def name_of_day(day: int) -> str:
-    return f"day-{day + 1:02d}.parquet"
-
-
-def slot_of_day(day: int) -> datetime:
-    return FIRST_DAY + timedelta(days=day)
 
 
 def configuration(folder: Path) -> RunConfig:
@@ -158,9 +85,6 @@ def configuration(folder: Path) -> RunConfig:
         },
     }
     return build(RunConfig, settings, "simulated_month.py")
-
-
-# --- the month
 
 
 def expected_auc(score: Floats, probability: Floats, weight: Floats) -> float:
@@ -249,108 +173,6 @@ def retrain_without_gate(
     preprocess(own, InProcessExecutor(2))
     train(own)
     return ChampionFiles(own.workspace_dir, best_checkpoint(own.checkpoints_dir))
-
-
-# --- what it says
-
-
-def losses(records: list[dict[str, Any]], policy: str, task: str) -> Floats:
-    """By how much AUC the model in use is below the best possible: [days]."""
-    return np.array([record["best"][task] - record[policy][task] for record in records])
-
-
-def is_touched(record: dict[str, Any]) -> bool:
-    """Whether a slot was measured or trained on a bad day."""
-    return any(fault in (record["day"] - 1, record["day"] - 2) for fault in FAULTS)
-
-
-def to_markdown(records: list[dict[str, Any]], given: argparse.Namespace, seconds: float) -> str:
-    refused = [record for record in records if not record["promoted"]]
-    lines = [
-        "# A simulated month of daily retraining",
-        "",
-        f"{len(records)} slots of {given.rows:,} rows a day, whose truth turns by {given.drift:g} radians a day beside "
-        "the 0.02 that it always does;",
-        "`simulated_month.py` says how it is made. Made by `python infra/benchmarks/simulated_month.py --slots "
-        f"{given.slots} --rows {given.rows}",
-        f"--drift {given.drift:g}` in {seconds / 60:.1f} minutes on {os.cpu_count()} CPU cores "
-        f"({platform.machine()}){given.beside}; {np.median([r['seconds'] for r in records]):.0f} seconds for a slot of "
-        "`retrain`.",
-        "",
-        "![quality](simulated_month.svg)",
-        "",
-        f"Of {len(records)} challengers {len(records) - len(refused)} were promoted and {len(refused)} refused, "
-        f"{sum(map(is_touched, refused))} of those in the {sum(map(is_touched, records))} slots that were measured or "
-        "trained on a bad day.",
-        "AUC below the best possible, of the model in use on each day, in thousandths:",
-        "",
-        "| policy | click, mean | click, worst day | like, mean | like, worst day |",
-        "|---|---|---|---|---|",
-    ]
-    for policy in POLICIES:
-        cells = []
-        for task in TASKS:
-            lost = 1000 * losses(records, policy, task)
-            cells += [f"{lost.mean():.1f}", f"{lost.max():.1f}"]
-        lines.append(f"| {LABELS[policy]} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "| bad day | what was wrong | slot that it was fresh in | slot that trained on it |",
-        "|---|---|---|---|",
-    ]
-    by_day = {record["day"]: record for record in records}
-    for day, (what, _) in FAULTS.items():
-        verdicts = [_verdict(by_day[later]) for later in (day + 1, day + 2)]
-        lines.append(f"| {slot_of_day(day):%Y-%m-%d} | {what} | " + " | ".join(verdicts) + " |")
-    lines += ["", "| slot | refused because |", "|---|---|"]
-    for record in refused:
-        reasons = [rule["reason"].replace("|", "/") for rule in record["refusals"]]
-        more = f"; {len(reasons) - 2} more" if len(reasons) > 2 else ""
-        lines.append(f"| {record['slot']} | {'; '.join(reasons[:2])}{more} |")
-    return "\n".join(lines) + "\n"
-
-
-def _verdict(record: dict[str, Any]) -> str:
-    return f"{record['slot']}: {'promoted' if record['promoted'] else 'refused'}"
-
-
-def draw(records: list[dict[str, Any]], path: Path) -> None:
-    """The AUC of the model in use on each day, by policy, beside the best possible; marks bad days and refusals."""
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "month", "font.size": 9, "axes.spines.top": False,
-                  "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6eaee"}  # fmt: skip
-    days = np.array([record["day"] - records[0]["day"] + 1 for record in records])
-    first = records[0]["day"] - 1
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(10.5, 5.6), layout="constrained")
-        panels = figure.subplots(len(TASKS), 1, sharex=True)
-        for axes, task in zip(panels, TASKS, strict=True):
-            axes.plot(
-                days, [record["best"][task] for record in records], color="#20262c", linewidth=1, label="best possible"
-            )
-            for policy in reversed(POLICIES):
-                values = np.array([record[policy][task] for record in records])
-                axes.plot(days, values, color=COLORS[policy], linewidth=1.6, label=LABELS[policy])
-                if policy == "gate":
-                    is_refused = np.array([not record["promoted"] for record in records])
-                    mark: Any = {"color": COLORS[policy], "zorder": 3, "clip_on": False}
-                    axes.plot(
-                        days[is_refused], values[is_refused], "o", markerfacecolor="white", label="refused", **mark
-                    )
-            for day, (what, _) in FAULTS.items():
-                # The rows of a day are fresh for the slot at its end.
-                axes.axvspan(day - first, day - first + 1, color="#f3dfa8", alpha=0.6, linewidth=0)
-                if axes is panels[0]:
-                    axes.annotate(what, (day - first + 0.5, 1.0), xycoords=("data", "axes fraction"), fontsize=8,
-                                  ha="center", va="bottom")  # fmt: skip
-            axes.set_ylabel(f"AUC of {task}")
-            axes.margins(x=0.01)
-        panels[0].set_title(
-            "expected AUC of the model in use, on each day as it should have been", fontsize=9, loc="left", pad=16
-        )
-        panels[-1].set_xlabel("slot; bad days of the log in yellow")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(handles), frameon=False)
-        figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "infra" / "benchmarks"))  # scripts, not a package
 study: Any = importlib.import_module("correlation_study")
+told: Any = importlib.import_module("correlation_verdicts")
 
 
 def test_all_bodies_have_the_same_budget_within_two_percent() -> None:
@@ -55,7 +56,7 @@ def test_training_learns_the_labels() -> None:
 
 def test_an_interval_holds_the_mean_and_shrinks_with_the_spread() -> None:
     values = np.linspace(-1, 3, 40)
-    value, low, high = study.interval(lambda seeds: float(values[seeds].mean()), 40)
+    value, low, high = told.interval(lambda seeds: float(values[seeds].mean()), 40)
     assert value == pytest.approx(1.0)
     error = values.std() / 40**0.5
     assert (low, high) == (pytest.approx(1 - 1.96 * error, abs=0.05), pytest.approx(1 + 1.96 * error, abs=0.05))
@@ -64,7 +65,7 @@ def test_an_interval_holds_the_mean_and_shrinks_with_the_spread() -> None:
 @pytest.mark.exhaustive
 def test_verdicts_follow_from_the_losses() -> None:
     random = np.random.default_rng(0)
-    p = np.array(study.CORRELATIONS)
+    p = np.array(told.CORRELATIONS)
     common = random.normal(0, 0.01, (30, 1))
     # error at correlation 1, what correlation 0 adds, spread of the runs
     made = {
@@ -91,11 +92,11 @@ def test_verdicts_follow_from_the_losses() -> None:
 
 
 def verdicts(losses: dict[str, Any], measure: str) -> dict[str, str]:
-    return {found["statement"]: found[measure]["verdict"] for found in study.statements(losses)}
+    return {found["statement"]: found[measure]["verdict"] for found in told.statements(losses)}
 
 
 def test_a_ratio_counts_easy_and_hard_seeds_alike() -> None:
-    hard = np.array([1.0] * 28 + [100.0] * 2)[:, None] * np.ones((30, len(study.CORRELATIONS)))
+    hard = np.array([1.0] * 28 + [100.0] * 2)[:, None] * np.ones((30, len(told.CORRELATIONS)))
     losses = {body: hard.copy() for body in study.OPTIONS}
     # Better by a fifth on 28 easy seeds, worse by a tenth on 2 hard ones.
     losses["mmoe"][:28] *= 0.8
