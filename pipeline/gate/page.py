@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.evaluate.page.page import TEMPLATES as REPORT_TEMPLATES
+from pipeline.evaluate.page.environment import open_templates
 from pipeline.evaluate.page.summary import format_interval, format_p
 from pipeline.evaluate.report.wording import format_difference, format_value, label_of
 from pipeline.files import write_text
@@ -32,14 +31,7 @@ CAPTIONS = {
 
 def render_decision(decision: Decision, path: Path) -> None:
     """Writes the page; equal decisions give equal bytes."""
-    environment = Environment(
-        loader=FileSystemLoader([TEMPLATES, REPORT_TEMPLATES]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = open_templates(TEMPLATES)
     policy = decision.policy.model_dump(mode="json")
     page = environment.get_template("decision.html.j2").render(
         decision=decision,

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.evaluate.page.data import data_section
@@ -21,18 +20,16 @@ from pipeline.evaluate.page.diagnostics import (
     table_alarms,
     tables_section,
 )
+from pipeline.evaluate.page.environment import TEMPLATES, open_templates
 from pipeline.evaluate.page.inspections import cosine_panels, expert_levels, gradient_figures
-from pipeline.evaluate.page.plots import draw_calibration, draw_training, width_of, words_of
+from pipeline.evaluate.page.plots import draw_calibration, draw_training
 from pipeline.evaluate.page.slices import slices_section
 from pipeline.evaluate.page.summary import summary_section
 from pipeline.evaluate.report.wording import UNDEFINED, format_value, measured_on
 from pipeline.files import write_text
 from pipeline.train.checkpoints.lineage import describe_newer_values
 
-TEMPLATES = Path(__file__).parent / "templates"
 MAX_ALARMS = 8
-# A plot that is wider than a phone scrolls in its box, where its numbers stay legible.
-PHONE_PIXELS = 350
 CALIBRATION_CAPTION = (
     "A dot above the dashed line means that it happened more often than predicted; each dot stands for about the same "
     "number of rows, and its bar is a 95% interval."
@@ -69,17 +66,8 @@ def render_html(
     records of inspections.jsonl, in order of steps. `ranked_sample` is {"columns", "rows"}, with the request in the
     first column. `statistics` is the content of the dataset's statistics.json.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["words"] = words_of
+    environment = open_templates()
     environment.filters["format_cell"] = _format_cell
-    environment.tests["wide"] = lambda svg: width_of(svg) > PHONE_PIXELS
     sections = {
         "summary": summary_section(report),
         "slices": slices_section(report),

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Form(BaseModel):
-    """A part of the report, with these fields and no others."""
+    """A part of a file that others read, with these fields and no others."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -54,7 +54,7 @@ def read_column_names(source: SourceConfig, file: str) -> list[str]:
             case _:
                 return json_names(file)
 
-    return [*_reading(read, file), *(source.packed.column_names if source.packed else ())]
+    return [*reading(read, file), *(source.packed.column_names if source.packed else ())]
 
 
 class RowGroup(NamedTuple):
@@ -80,7 +80,7 @@ def describe_groups(source: SourceConfig, file: str, column: str | None = None) 
             case _:
                 return None
 
-    return _reading(read, file)
+    return reading(read, file)
 
 
 def read_file(
@@ -116,7 +116,7 @@ def read_file(
                 check_columns(columns, table.column_names, file)
                 return table
 
-    return _reading(read, file).select(list(columns)).replace_schema_metadata()
+    return reading(read, file).select(list(columns)).replace_schema_metadata()
 
 
 def check_columns(wanted: Sequence[str], names: Sequence[str], place: str) -> None:
@@ -128,8 +128,12 @@ def check_columns(wanted: Sequence[str], names: Sequence[str], place: str) -> No
             raise DataError(f"column {column!r} is in {place} twice", "rename one of the two")
 
 
-def _reading(read: Callable[[], Result], file: str) -> Result:
-    """What `read` returns, which opens the file itself so that it can be tried again."""
+def reading(read: Callable[[], Result], file: str) -> Result:
+    """What `read` returns, which opens the file itself so that it can be tried again.
+
+    Raises:
+        DataError: it cannot be read; the message names the file.
+    """
     try:
         return storage.attempt(read, file)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -210,4 +214,4 @@ def _width(type_: pa.DataType) -> float:
 def cut_text(source: SourceConfig, file: str, rows_per_range: int, unzip_to: Path | None = None) -> list[TextRange]:
     """The ranges of bytes of a text file that hold about so many rows each; see `cut_rows` for `unzip_to`."""
     is_csv = format_of(source, file) == "csv"
-    return _reading(lambda: cut_rows(source, file, rows_per_range, is_csv=is_csv, unzip_to=unzip_to), file)
+    return reading(lambda: cut_rows(source, file, rows_per_range, is_csv=is_csv, unzip_to=unzip_to), file)

@@ -1,8 +1,7 @@
 """The units of work: rows of candidate files that hold whole requests, and how they are read, some at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +9,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.errors import DataError
-from pipeline.preprocess.raw_files.formats import check_columns, format_of
+from pipeline.preprocess.raw_files.formats import check_columns, format_of, reading
 from pipeline.preprocess.raw_files.packed import raw_columns, unpack
 from pipeline.preprocess.raw_files.sources import Partition, read_partition
 
@@ -20,8 +18,6 @@ ROWS_AT_ONCE = 65_536
 VALUES_AT_ONCE = 1 << 20
 # Of a column chunk of a remote file, which can be as large as the file.
 REMOTE_BUFFER_BYTES = 8 << 20
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ def read_segment(segment: Segment, columns: Sequence[str], lists: str | None = N
         return table
 
     while done < num_rows:
-        table = _reading(read_next, partition.path)[: num_rows - done]
+        table = reading(read_next, partition.path)[: num_rows - done]
         if partition.source.packed:
             table = unpack(partition.source.packed, table, columns, partition.path, segment.first_row + done)
         done += table.num_rows
@@ -130,16 +126,6 @@ def _rows_at_once(metadata: pq.FileMetaData, groups: Sequence[int], lists: str |
         num_values += sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.split(".")[0] == lists)
         num_rows += group.num_rows
     return max(1, min(ROWS_AT_ONCE, VALUES_AT_ONCE * num_rows // max(num_values, 1)))
-
-
-def _reading(read: Callable[[], Result], file: str) -> Result:
-    try:
-        return storage.attempt(read, file)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0][:200].rstrip(". ")
-        raise DataError(
-            f"{file} cannot be read: {reason}", "restore the file, or correct how the source is declared"
-        ) from error
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -2,13 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class Form(BaseModel):
-    """A part of the file, with these fields and no others."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
+from pipeline.evaluate.report.form import Form
 
 
 class Metric(Form):

@@ -7,13 +7,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.evaluate.page import page as evaluation
-from pipeline.evaluate.page.plots import BLUE, INK, ORANGE, PALE, STYLE, to_svg, width_of, words_of
+from pipeline.evaluate.page.environment import open_templates
+from pipeline.evaluate.page.plots import BLUE, INK, ORANGE, PALE, STYLE, to_svg
 from pipeline.evaluate.report.wording import format_value
 from pipeline.files import write_text
 from pipeline.score.sweep.results import label_of, pareto_front
@@ -30,16 +29,7 @@ CAPTION = (
 
 def render_sweep(report: Mapping[str, Any], path: Path) -> None:
     """Writes what sweep.json holds as one page that needs no other file, no network and no script."""
-    environment = Environment(
-        loader=FileSystemLoader([TEMPLATES, evaluation.TEMPLATES]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["words"] = words_of
-    environment.tests["wide"] = lambda svg: width_of(svg) > evaluation.PHONE_PIXELS
+    environment = open_templates(TEMPLATES)
     best = report["trials"][report["best"]]
     page = environment.get_template("sweep.html.j2").render(
         report=report,

@@ -10,7 +10,8 @@ import pytest
 from fabricated_report import RANKED, make_history, make_inspections, make_report
 from parsed_page import ParsedPage
 
-from pipeline.evaluate.page.page import MAX_ALARMS, TEMPLATES, TITLES, render_html
+from pipeline.evaluate.page.environment import TEMPLATES
+from pipeline.evaluate.page.page import MAX_ALARMS, TITLES, render_html
 from pipeline.evaluate.page.plots import MAX_TRAIN_POINTS, draw_calibration, draw_mean_weights, draw_training
 from pipeline.evaluate.page.slices import MAX_PRINTED
 from pipeline.evaluate.page.summary import verdict
