@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import merged
+from ray_processes import ray_processes_below
 from tampered import content_of
 from training_runs import WAIT_SECONDS, start
 
@@ -169,24 +170,6 @@ def wait_for_parts(config: RunConfig, num_parts: int, process: subprocess.Popen[
     return found
 
 
-def scoring_actors_below(pid: int) -> list[int]:
-    """The processes of Ray's actors that descend from a process."""
-    parents, titles = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            titles[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            continue
-
-    def descends(one: int) -> bool:
-        while one in parents and one != pid:
-            one = parents[one]
-        return one == pid
-
-    return [one for one, title in titles.items() if title.startswith("ray::_Worker") and descends(one)]
-
-
 @pytest.mark.exhaustive
 @pytest.mark.ray
 @pytest.mark.timeout(600)
@@ -199,7 +182,7 @@ def test_three_scoring_actors_that_are_killed_are_replaced_and_nothing_is_lost(
     killed: list[int] = []
     for num_parts in sorted(choose.sample(range(1, NUM_FILES - 6), 3)):
         wait_for_parts(config, num_parts, process)
-        while not (actors := [actor for actor in scoring_actors_below(process.pid) if actor not in killed]):
+        while not (actors := [actor for actor in ray_processes_below(process.pid, "_Worker") if actor not in killed]):
             assert process.poll() is None, "the run ended before the fault"
             time.sleep(0.01)
         killed.append(choose.choice(actors))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from gloo_ranks import train_on_ranks
+from ray_processes import ray_processes_below
 from training_runs import WAIT_SECONDS, losses_of, newest_digest, start, wait_for_step
 
 from pipeline.run_config import RunConfig
@@ -47,24 +48,6 @@ def assert_undisturbed(config: RunConfig, clean: RunConfig) -> None:
     assert read_rows(config.workspace_dir) == read_rows(clean.workspace_dir)
 
 
-def workers_below(pid: int) -> list[int]:
-    """The processes of Ray Train's workers that descend from a process."""
-    parents, titles = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            titles[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            continue
-
-    def descends(one: int) -> bool:
-        while one in parents and one != pid:
-            one = parents[one]
-        return one == pid
-
-    return [one for one, title in titles.items() if title.startswith("ray::RayTrainWorker") and descends(one)]
-
-
 @pytest.mark.exhaustive
 @pytest.mark.ray
 @pytest.mark.timeout(600)
@@ -74,7 +57,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(clean: RunConfig, make_
     last_step = read_history(clean.workspace_dir)[-1]["step"]
     process = start("train", config)
     reached = wait_for_step(config, choose.randrange(1, last_step * 3 // 4), process)
-    workers = workers_below(process.pid)
+    workers = ray_processes_below(process.pid, "RayTrainWorker")
     assert len(workers) == 2
     os.kill(choose.choice(workers), signal.SIGKILL)
     saved = max((read_manifest(path).step for path in list_checkpoints(config.checkpoints_dir)), default=0)
@@ -100,7 +83,7 @@ def test_sigterm_to_the_driver_stops_all_workers_with_a_checkpoint(clean: RunCon
     assert (manifest.step, manifest.num_ranks) == (last, 2)
     assert last < read_history(clean.workspace_dir)[-1]["step"]
     deadline = time.monotonic() + WAIT_SECONDS
-    while workers_below(process.pid):
+    while ray_processes_below(process.pid, "RayTrainWorker"):
         assert time.monotonic() < deadline, "workers outlive their driver"
         time.sleep(0.1)
     train_on_ranks(config, 2, config.workspace_dir / "store")

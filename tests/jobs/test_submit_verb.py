@@ -1,15 +1,18 @@
 """`gatehouse submit`: what it refuses before there is a job, and jobs on a cluster of two nodes that has a token."""
 
 import contextlib
+import os
+import shutil
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from loopback_cluster import Cluster, status_of_post
@@ -182,32 +185,42 @@ def submit(cluster: Cluster, *words: str, **environment: str) -> tuple[int, str,
     return process.returncode, out, error
 
 
-def command_lines(node: int) -> Iterator[bytes]:
-    """Of the node's processes."""
-    for process in descendants(node):
+def command_lines(processes: Iterable[int]) -> Iterator[bytes]:
+    for process in processes:
         with contextlib.suppress(OSError):  # it ended meanwhile
             yield Path(f"/proc/{process}/cmdline").read_bytes()
 
 
-def wait_for_task(node: int) -> None:
-    """Until a process of the node runs a task."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if any(line.startswith(b"ray::_call") for line in command_lines(node)):
-            return
-        time.sleep(0.01)
-    raise AssertionError("the node was given no task")
+def processes_of_session(leader: int) -> Iterator[int]:
+    """In one pass over all processes: a walk from parent to child takes longer and can miss some meanwhile."""
+    for process in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with contextlib.suppress(OSError):
+            if os.getsid(process) == leader:
+                yield process
+
+
+def wait_for_task(node: int, followers: "Iterable[subprocess.Popen[str]]") -> None:
+    """Until a process of the node runs a task of the job that is followed."""
+    while not any(line.startswith(b"ray::_call") for line in command_lines(processes_of_session(node))):
+        for follower in followers:
+            assert follower.poll() is None, follower.communicate()
+        time.sleep(0.005)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.ray
 def test_a_job_survives_a_killed_node_and_is_started_once(
-    cluster: Cluster, config_file: Path, tmp_path: Path, dataset: Path
+    cluster: Cluster, config_file: Path, simulated: Path, tmp_path: Path, dataset: Path
 ) -> None:
-    words = ("preprocess", "--config", str(config_file), "--run-id", "survivor")
+    # The same log in 210 tasks instead of 7, so that the node is at work for seconds.
+    inputs = shutil.copytree(simulated, tmp_path / "inputs")
+    for path in (inputs / "log").iterdir():
+        pq.write_table(pq.read_table(path), path, row_group_size=100)
+    pieces = ("--set", f"inputs={inputs}", "--set", "preprocess.rows_per_partition=100")
+    words = ("preprocess", "--config", str(config_file), *pieces, "--run-id", "survivor")
     # An address of the environment must not win over that of the command line.
     both = [start(cluster, *words, RAY_ADDRESS=NOWHERE) for _ in range(2)]
-    wait_for_task(cluster.worker)
+    wait_for_task(cluster.worker, both)
     cluster.kill_worker()
     cluster.add_worker()
     texts = [process.communicate() for process in both]
@@ -282,7 +295,7 @@ def test_the_token_is_in_no_log_record_or_command_line(cluster: Cluster, config_
     assert "error: the input folder /nowhere is not there" in out
     assert CANARY not in str(cluster.ask("/api/jobs/"))
     canary = CANARY.encode()
-    assert not [line for node in cluster.processes for line in command_lines(node.pid) if canary in line]
+    assert not [line for node in cluster.processes for line in command_lines(descendants(node.pid)) if canary in line]
     files = [path for path in cluster.folder.rglob("*") if path.is_file() and path != cluster.token_path]
     assert any(path.name == "job-driver-nowhere.log" for path in files)
     assert not [path for path in files if canary in path.read_bytes()]
