@@ -17,7 +17,7 @@ KILLED = """
 import os, sys
 from datetime import timedelta
 from pathlib import Path
-from pipeline import storage
+from pipeline import s3, storage
 from pipeline.registry import swap
 from pipeline.registry.registry import Registry
 from pipeline.registry.root import utc_now
