@@ -12,7 +12,6 @@ from pipeline.lock import locked
 
 if TYPE_CHECKING:
     from pipeline.retrain.preview import Preview
-    from pipeline.retrain.run import SlotResult
     from pipeline.run_config import RunConfig
 
 REFUSED_EXIT_CODE = 4
@@ -36,19 +35,10 @@ def main(config: ConfigPath, set_: Overrides = None, until: Until = None, dry_ru
 
     with locked(run_config.workspace_dir, "retrain"), executor_of(run_config) as executor, screen() as shown:
         results = retrain(run_config, executor, shown.start_stage, until=end)
-    for result in results:
-        _tell(result)
     if not results:
         print("no slot is due")
     elif not results[-1].is_promoted:
         raise typer.Exit(REFUSED_EXIT_CODE)
-
-
-def _tell(result: "SlotResult") -> None:
-    verdict = "promoted" if result.is_promoted else "refused"
-    print(f"slot {result.folder.name}: version {result.version} {verdict}; {result.folder / 'decision.html'}")
-    for reason in result.refusals:
-        print(f"  {reason}")
 
 
 def _preview(config: "RunConfig", until: datetime | None) -> None:

@@ -154,12 +154,8 @@ def run_month(folder: Path, num_slots: int, say: Callable[[str], None]) -> list[
 
 
 def refusals_of(result: SlotResult) -> list[dict[str, Any]]:
-    decision = json.loads((result.folder / "decision.json").read_bytes())
-    return [
-        {key: rule[key] for key in ("rule", "task", "metric", "feature", "reason")}
-        for rule in decision["rules"]
-        if not rule["passed"]
-    ]
+    fields = {"rule", "task", "metric", "feature", "reason"}
+    return [rule.model_dump(include=fields) for rule in result.decision.rules if not rule.passed]
 
 
 def retrain_without_gate(

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipeline.evaluate.report.form import Form, ModelSource
+from pipeline.evaluate.report.wording import format_difference, format_value, label_of
 from pipeline.gate.config import GateConfig
 
 DECISION_VERSION: Literal[1] = 1
@@ -77,6 +78,18 @@ class Decision(Form):
     def refusals(self) -> list[str]:
         """The reason of each rule that did not pass."""
         return [one.reason for one in self.rules if not one.passed]
+
+    @property
+    def summary(self) -> str:
+        """The main metric of each task, and what is gained over the champion."""
+        gains = {(one.task, one.metric): one.value for one in self.rules if one.rule == "max_loss"}
+        parts = []
+        for one in self.rules:
+            if one.rule == "main_metric" and one.metric is not None:
+                gain = gains.get((one.task, one.metric))
+                gained = "" if gain is None else f" (gain {format_difference(gain)})"
+                parts.append(f"{one.task} {label_of(one.metric)} {format_value(one.value)}{gained}")
+        return ", ".join(parts)
 
 
 def decision_schema() -> dict[str, Any]:

@@ -12,6 +12,8 @@ from pipeline.config import dump
 from pipeline.errors import GatehouseError
 from pipeline.evaluate.run import check_evaluate
 from pipeline.executor import Executor
+from pipeline.gate.decide import DECISION_HTML
+from pipeline.gate.form import Decision
 from pipeline.gate.policy import check_gate
 from pipeline.registry.records import Lease
 from pipeline.registry.registry import Registry
@@ -33,14 +35,22 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class SlotResult:
-    """What became of a slot; `refusals` are the reasons of the rules that its challenger did not keep."""
+    """What became of a slot."""
 
     slot: datetime
     run_id: str
     version: int
-    is_promoted: bool
-    refusals: list[str]
+    decision: Decision
     folder: Path
+
+    @property
+    def is_promoted(self) -> bool:
+        return self.decision.promoted
+
+    def describe(self) -> str:
+        verdict = "promoted" if self.is_promoted else "refused"
+        head = f"slot {name_of(self.slot)}: version {self.version} {verdict}; {self.folder / DECISION_HTML}"
+        return "\n  ".join([head, self.decision.summary, *self.decision.refusals])
 
 
 def retrain(
@@ -77,6 +87,7 @@ def retrain(
                 error.what = f"slot {name_of(slot)}: {error.what}"
                 raise
             if result is not None:
+                say(result.describe())
                 results.append(result)
                 _sweep(config, section)
                 registry.retain(registry_section.keep, token=lease.token)
@@ -135,13 +146,12 @@ class _Slot:
         for stage in STAGES:
             if stage not in state.complete:
                 self.registry.renew(self.lease)
-                progress = self.start_stage(stage)
+                progress = self.start_stage(stage) if stage != "score" or self.retrain.score else None
                 run = SlotRun(config, self.retrain, plan, state, self.registry, self.lease, self.executor, progress)
                 state = run_stage(run, stage)
                 write_state(folder, state)
-        decision = read_decision(folder)
         assert state.version is not None
-        return SlotResult(slot, state.run_id, state.version, decision.promoted, decision.refusals, folder)
+        return SlotResult(slot, state.run_id, state.version, read_decision(folder), folder)
 
     def _champion_before(self, state: SlotState | None) -> Champion | None:
         """The champion that a slot's challenger meets: the one before, where an earlier attempt has been promoted."""

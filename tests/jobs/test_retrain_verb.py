@@ -1,5 +1,6 @@
 """`gatehouse retrain`: what it prints, and the exit code of each end."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def test_a_promotion_is_0_and_a_refusal_4_with_its_reasons(
     said = capsys.readouterr().out
     assert "trained anew on 2025-01-06 to 2025-01-08, measured on 2025-01-08 to 2025-01-09" in said
     assert "slot 2025-01-09: version 1 promoted; " in said
+    assert re.search(r"\n  click AUC 0\.\d{4}\n", said)
     assert list((tmp_path / "work" / "retrain" / FIRST_SLOT / "ranked").glob("*.parquet"))
 
     assert exit_code(monkeypatch, [*arguments[:-1], "2025-01-09T23:00"]) == 0
@@ -74,6 +76,7 @@ def test_a_promotion_is_0_and_a_refusal_4_with_its_reasons(
     said = capsys.readouterr().out
     assert "trained on from version 1 on 2025-01-08 to 2025-01-09, measured on 2025-01-09 to 2025-01-10" in said
     assert "slot 2025-01-10: version 2 refused; " in said
+    assert re.search(r"\n  click AUC 0\.\d{4} \(gain .?[\de.-]+\)\n", said)
     assert "below 0.99" in said
     champion = Registry.open(str(tmp_path / "registry")).champion()
     assert champion is not None

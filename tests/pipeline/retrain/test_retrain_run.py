@@ -67,8 +67,8 @@ def test_a_refused_challenger_is_published_with_its_reasons_and_the_champion_sta
     assert done.results[1].run_id in champion.reason
     decision = json.loads((registry.fetch(3, done.log) / "decision.json").read_bytes())
     assert decision["promoted"] is False
-    assert any("not surely above the 0.5 of chance" in reason for reason in done.results[2].refusals)
-    assert [rule["reason"] for rule in decision["rules"] if not rule["passed"]] == done.results[2].refusals
+    assert any("not surely above the 0.5 of chance" in reason for reason in done.results[2].decision.refusals)
+    assert [rule["reason"] for rule in decision["rules"] if not rule["passed"]] == done.results[2].decision.refusals
 
 
 def test_versions_know_their_slot_and_what_they_were_trained_on_from(done: Done) -> None:
@@ -152,7 +152,7 @@ def test_a_champion_of_another_schema_makes_a_cold_start_that_says_so(copied: Ru
     said: list[str] = []
     (result,) = run_until(copied.model_copy(update={"data_schema": schema}), 6, said=said)
     assert "slot 2025-01-12: champion 2 has another schema and is not compared with" in said
-    assert "trained anew on 2025-01-09 to 2025-01-11, measured on" in said[-1]
+    assert "trained anew on 2025-01-09 to 2025-01-11, measured on" in said[-2]
     assert registry_of(copied).show(result.version).lineage.parent is None
 
 
