@@ -23,6 +23,7 @@ lock cpu --overrides cpu-overrides.txt "$@"
 lock cuda "$@"
 lock image-cpu --overrides cpu-overrides.txt
 lock image-cuda
+lock mlflow
 lock peers "$@"
 lock deepctr --overrides borrowed-overrides.txt "$@"
 lock rechub --overrides borrowed-overrides.txt "$@"

@@ -13,10 +13,15 @@ if TYPE_CHECKING:
     from pipeline.registry.records import Champion, Version
     from pipeline.registry.registry import Registry
 
-app = typer.Typer(help="Versions of the model: list, compare, promote, roll back.", no_args_is_help=True)
+app = typer.Typer(
+    help="Versions of the model: list, compare, promote, roll back, mirror to MLflow.", no_args_is_help=True
+)
 
 ConfigPath = Annotated[
     str | None, typer.Option("--config", help="The YAML file of a run, with a section registry.", metavar="FILE")
+]
+MirrorConfigPath = Annotated[
+    str, typer.Option("--config", help="The YAML file of a run, with a section registry.mlflow.", metavar="FILE")
 ]
 Location = Annotated[
     str | None, typer.Option("--registry", help="Instead of --config: where the registry is.", metavar="DIR|s3://...")
@@ -111,6 +116,19 @@ def retain(
     with opened.held("registry retain", section.lease_seconds) as lease:
         removed = opened.retain(keep or section.keep, token=lease.token)
     print(f"removed: {', '.join(map(str, removed)) or 'no version'}; {len(opened.numbers())} are left")
+
+
+@app.command("mirror")
+def mirror_(config: MirrorConfigPath, set_: Overrides = None) -> None:
+    """Make MLflow show the versions: each a run and a version of a registered model, the champion an alias."""
+    from pipeline.registry.mirror.mirror import mirror
+
+    opened, section = _open(config, set_, None)
+    if section.mlflow is None:
+        raise ConfigError(f"{config} has no section registry.mlflow", "add one with the uri of the server and a model")
+    done = mirror(opened, section.mlflow)
+    print_alarms(done.warnings)
+    print(f"mlflow: {done}; {section.mlflow.uri}/#/models/{section.mlflow.model}")
 
 
 def _open(config: str | None, overrides: list[str] | None, location: str | None) -> "tuple[Registry, RegistryConfig]":

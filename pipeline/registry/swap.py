@@ -1,7 +1,7 @@
 """Small files that several processes write: read with their version, written only if they are still of that version.
 
 On a disk a lock of the operating system is held while the file is compared and renamed into its place. In a store it is
-a conditional request; pyarrow has none, so botocore asks, with the same environment and the same retries.
+a conditional request; pyarrow has none, so botocore asks, with the same environment.
 """
 
 import fcntl
@@ -109,7 +109,7 @@ def _ask(operation: str, location: str, ask: Callable[[Any, dict[str, str]], Res
 
     bucket, _, key = s3.key_of(location).partition("/")
     try:
-        client = _connect(s3.endpoint(), os.environ.get("AWS_REGION"), s3.REQUEST_ATTEMPTS)
+        client = _connect(s3.endpoint(), os.environ.get("AWS_REGION"))
         return ask(client, {"Bucket": bucket, "Key": key})
     except ClientError as error:
         status, code = error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"].get("Code", "")
@@ -141,15 +141,15 @@ def _network_errors() -> tuple[type[Exception], ...]:
 
 
 @functools.cache
-def _connect(endpoint: str | None, region: str | None, attempts: int) -> Any:
-    """One client per process, with what storage's has; a bundle of certificates it finds by itself."""
+def _connect(endpoint: str | None, region: str | None) -> Any:
+    """One client per process; a bundle of certificates it finds by itself. It asks once: `attempt` asks again."""
     from botocore.config import Config  # type: ignore[import-untyped]
     from botocore.session import Session  # type: ignore[import-untyped]
 
     config = Config(
         connect_timeout=s3.CONNECT_SECONDS,
         read_timeout=s3.REQUEST_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": attempts},
+        retries={"total_max_attempts": 1},
         s3={"addressing_style": "path" if endpoint else "auto"},
         # Stores that only have the interface of S3 may not know its newer checksums.
         request_checksum_calculation="when_required",

@@ -15,6 +15,9 @@ from pipeline.executor import Executor
 from pipeline.gate.decide import DECISION_HTML
 from pipeline.gate.form import Decision
 from pipeline.gate.policy import check_gate
+from pipeline.registry.config import MlflowConfig
+from pipeline.registry.mirror.mirror import mirror
+from pipeline.registry.mirror.server import Patience
 from pipeline.registry.records import Lease
 from pipeline.registry.registry import Registry
 from pipeline.registry.root import Clock, utc_now
@@ -24,12 +27,13 @@ from pipeline.retrain.history import last_done, tried_until
 from pipeline.retrain.plan import RETRAIN_FOLDER, configure, digest_of, folder_of, plan_slot
 from pipeline.retrain.slots import Schedule, name_of
 from pipeline.retrain.stages import SlotRun, StartStage, read_decision, run_stage
-from pipeline.retrain.state import STAGES, STATE_NAME, SlotState, read_state, write_state
+from pipeline.retrain.state import STAGES, STATE_NAME, SlotState, Stage, read_state, write_state
 from pipeline.run_config import RunConfig
 from pipeline.score.run import check_score
 from pipeline.train.run import check_training
 
 COPIES_FOLDER = "champions"
+MIRROR_PATIENCE = Patience(request_seconds=4, total_seconds=30.0)
 Say = Callable[[str], None]
 
 
@@ -91,7 +95,21 @@ def retrain(
                 results.append(result)
                 _sweep(config, section)
                 registry.retain(registry_section.keep, token=lease.token)
+    if registry_section.mlflow:
+        _mirror(registry, registry_section.mlflow, say)
     return results
+
+
+def _mirror(registry: Registry, config: MlflowConfig, say: Say) -> None:
+    """Shows the registry in MLflow, too. A server that does not do its work costs seconds and a line, and no more."""
+    try:
+        done = mirror(registry, config, MIRROR_PATIENCE)
+    except GatehouseError as error:
+        say(f"warning: MLflow does not show the registry as it is: {error}")
+        return
+    for warning in done.warnings:
+        say(f"warning: {warning}")
+    say(f"mlflow: {done}")
 
 
 def check_retrain(config: RunConfig) -> None:
@@ -146,12 +164,18 @@ class _Slot:
         for stage in STAGES:
             if stage not in state.complete:
                 self.registry.renew(self.lease)
-                progress = self.start_stage(stage) if stage != "score" or self.retrain.score else None
+                progress = self.start_stage(stage) if self._is_due(stage, folder) else None
                 run = SlotRun(config, self.retrain, plan, state, self.registry, self.lease, self.executor, progress)
                 state = run_stage(run, stage)
                 write_state(folder, state)
         assert state.version is not None
         return SlotResult(slot, state.run_id, state.version, read_decision(folder), folder)
+
+    def _is_due(self, stage: Stage, folder: Path) -> bool:
+        """Whether a stage does anything: without a promotion or a scoring it only ends."""
+        if stage == "promote":
+            return read_decision(folder).promoted
+        return stage != "score" or self.retrain.score
 
     def _champion_before(self, state: SlotState | None) -> Champion | None:
         """The champion that a slot's challenger meets: the one before, where an earlier attempt has been promoted."""

@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -230,6 +230,7 @@ def _train_on_ray(
         _ray_worker,
         train_loop_config={
             "config": config.model_dump(mode="json", by_alias=True),
+            "folder": os.getcwd(),
             "num_threads": threads,
             "fallback": fallback,
             "fetched": fetched,
@@ -261,6 +262,10 @@ def _ray_worker(settings: dict[str, Any]) -> GatehouseError | None:
     import ray.train
     import ray.train.collective
 
+    # Ray has moved the worker into a folder of its own, and relative paths start where the driver is. On a node that
+    # does not have that folder only absolute paths lead anywhere.
+    with suppress(FileNotFoundError):
+        os.chdir(settings["folder"])
     torch.set_num_threads(settings["num_threads"])
     config = RunConfig.model_validate(settings["config"])
     signals = Signals(StopFile(config.workspace_dir / STOP_NAME), lambda: ray.train.get_preemption_info() is not None)

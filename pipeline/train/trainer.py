@@ -277,5 +277,5 @@ class Trainer:
         raise StoppedError(
             f"training was stopped after step {self.position.step} of at most {self.batches.num_steps}; "
             "its checkpoint is complete",
-            "go on with --resume",
+            "go on with --resume, which `retrain` does unasked",
         )

@@ -53,7 +53,7 @@ def act(moment):
 if storage.is_remote(location):
     # Loaded once, for all children; the client connects when it is first asked something.
     import pyarrow.fs
-    swap._connect(s3.endpoint(), os.environ["AWS_REGION"], s3.REQUEST_ATTEMPTS)
+    swap._connect(s3.endpoint(), os.environ["AWS_REGION"])
 moment = 0
 while True:
     moment += 1

@@ -77,7 +77,9 @@ def test_sigterm_ends_with_a_checkpoint_of_the_last_step_and_143(clean: RunConfi
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate()
     assert process.returncode == 143
-    assert re.fullmatch(r"error: training was stopped after step \d+ .* Go on with --resume\.\n", error), error
+    assert re.fullmatch(
+        r"error: training was stopped after step \d+ .* Go on with --resume, which `retrain` does unasked\.\n", error
+    ), error
     last = read_history(config.workspace_dir)[-1]["step"]
     assert read_manifest(list_checkpoints(config.checkpoints_dir)[-1], verify=True).step == last
     train(config, resume=True)

@@ -81,7 +81,7 @@ class RollCall:
         return LostRankError(
             f"{names} of {dist.get_world_size()} did not answer at step {step} within the "
             f"{self.timeout_seconds} s of train.collective_timeout_seconds",
-            "look at the log and stacks/ of that rank, then go on with --resume",
+            "look at the log and stacks/ of that rank, then go on with --resume, which `retrain` does unasked",
         )
 
 

@@ -201,7 +201,7 @@ def test_keys_of_a_store_that_no_publication_writes_are_left_alone(bucket: str, 
     registry = Registry.open(bucket)
     for text in "12":
         publish(registry, tmp_path, text)
-    client = _connect(store.endpoint, "us-east-1", 1)
+    client = _connect(store.endpoint, "us-east-1")
     for key in ("versions/000001/../000002/manifest.json", "versions/../lease.json", "versions/000001/\u00e9"):
         client.put_object(Bucket=bucket.removeprefix("s3://"), Key=key, Body=b"forged")
     lease = registry.acquire("a run", 60)
