@@ -76,7 +76,7 @@ def _entrypoint(context: typer.Context, verb: str, config: Path, overrides: list
     if verb not in commands:
         raise UsageError(f"submit cannot run {verb!r}", f"choose one of {', '.join(sorted(commands))}")
     run_config = load_run_config(config, tuple(overrides))
-    _check_paths(run_config)
+    _check_paths(verb, run_config)
     settings = [word for override in overrides for word in ("--set", override)]
     if run_config.cluster.address is None:
         settings += ["--set", "cluster.address=auto"]
@@ -85,9 +85,10 @@ def _entrypoint(context: typer.Context, verb: str, config: Path, overrides: list
     return shlex.join(["python", "-m", "jobs", verb, *arguments])
 
 
-def _check_paths(config: RunConfig) -> None:
+def _check_paths(verb: str, config: RunConfig) -> None:
     """Raises a UsageError for results in the job's own folder, which goes with the job."""
-    for key, path in (("workspace", config.workspace), ("dataset", config.dataset)):
+    registry = config.registry.location if config.registry and verb == "retrain" else None
+    for key, path in (("workspace", config.workspace), ("dataset", config.dataset), ("registry.location", registry)):
         if path and not storage.is_remote(path) and not Path(path).is_absolute():
             raise UsageError(
                 f"{key} is {path!r}, which on the cluster would lie in a folder that goes with the job",

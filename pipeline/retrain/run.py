@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.assemble import check_model
 from pipeline.config import dump
-from pipeline.errors import GatehouseError
+from pipeline.errors import ConfigError, GatehouseError
 from pipeline.evaluate.run import check_evaluate
 from pipeline.executor import Executor
 from pipeline.gate.decide import DECISION_HTML
@@ -119,6 +119,11 @@ def check_retrain(config: RunConfig) -> None:
         ConfigError: what is wrong.
     """
     assert config.retrain is not None
+    if config.dataset:
+        raise ConfigError(
+            f"dataset is {config.dataset}, and a retraining keeps the dataset of each slot in its workspace",
+            "leave `dataset` out: --set dataset=null",
+        )
     check_model(config.data_schema, config.model)
     check_training(config)
     check_evaluate(config)

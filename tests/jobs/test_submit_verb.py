@@ -52,6 +52,7 @@ def config_file(demo_settings: dict[str, Any], tmp_path: Path) -> Path:
             "workspace is 'runs/a', which on the cluster",
         ),
         (("train", "--config", "mine.yaml", "--set", "dataset=data"), "--set dataset=/SHARED/FOLDER"),
+        (("retrain", "--config", "mine.yaml"), "--set registry.location=/SHARED/FOLDER"),
         (("train", "--config", "mine.yaml"), f"nothing answers at {NOWHERE}: "),
         (("--status", "a"), f"nothing answers at {NOWHERE}: "),
         (("--status", "a", "--address", "ray://head:10001"), "--address is 'ray://head:10001'"),
