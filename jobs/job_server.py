@@ -96,7 +96,7 @@ class JobServer:
         if found is None:
             with self._explaining(), shipped(config) as folder:
                 try:
-                    self.client.submit_job(
+                    self._submit(
                         entrypoint=entrypoint,
                         submission_id=run_id,
                         runtime_env={"working_dir": str(folder)},
@@ -113,6 +113,18 @@ class JobServer:
                 "choose another --run-id, or repeat that command",
             )
         return False
+
+    def _submit(self, **job: Any) -> None:
+        last = time.monotonic() + LOST_SECONDS
+        while True:
+            try:
+                self.client.submit_job(**job)
+                return
+            except RuntimeError as error:
+                # A cluster that has just started has no agent for jobs yet, and says so.
+                if "try again later" not in str(error) or time.monotonic() > last:
+                    raise
+            time.sleep(POLL_SECONDS)
 
     def follow(self, run_id: str) -> Any:
         """Prints the job's log until the job ends, through lost connections, and returns what Ray then knows of it.

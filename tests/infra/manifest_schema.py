@@ -28,6 +28,9 @@ ENUMS: dict[str, dict[str, tuple[str, ...]]] = {
     "core.v1.ContainerPort": {"protocol": ("TCP", "UDP", "SCTP")},
     "core.v1.PodSecurityContext": {"fsGroupChangePolicy": ("OnRootMismatch", "Always")},
     "core.v1.PodSpec": {"restartPolicy": ("Always", "OnFailure", "Never")},
+    "core.v1.HTTPGetAction": {"scheme": ("HTTP", "HTTPS")},
+    "core.v1.ServicePort": {"protocol": ("TCP", "UDP", "SCTP")},
+    "core.v1.ServiceSpec": {"type": ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")},
     "core.v1.SeccompProfile": {"type": ("RuntimeDefault", "Unconfined", "Localhost")},
     "core.v1.Toleration": {
         "operator": ("Exists", "Equal"),

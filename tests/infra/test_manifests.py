@@ -14,13 +14,19 @@ import yaml
 from manifest_schema import KUBERAY, changed, faults, kubernetes_definitions, leaves, strict_crd
 
 from jobs.__main__ import app
+from pipeline.monitor.collector import READ_SECONDS
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "infra" / "kuberay"
 KUBERAY_CRDS = os.environ.get("KUBERAY_CRDS")
 LOCK = dict(line.split("==") for line in (ROOT / "infra" / "locks" / "cpu.lock").read_text().split())
 # Objects whose keys are the user's.
-FREE = {"rayStartParams", "clusterSelector", "matchLabels", "requests", "limits", "data", "annotations", "labels"}
+FREE = {
+    "rayStartParams", "clusterSelector", "matchLabels", "requests", "limits", "data", "annotations", "labels",
+    "selector",
+}  # fmt: skip
+RAY_METRICS_PORT = 8080
+FROM_PROMETHEUS = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
 RESOURCES = {"cpu", "memory", "storage", "ephemeral-storage", "nvidia.com/gpu"}
 
 
@@ -47,9 +53,14 @@ def ray_clusters() -> list[dict[str, Any]]:
     return specs + [job["rayClusterSpec"] for job in jobs if "rayClusterSpec" in job]
 
 
+def monitor_pod() -> dict[str, Any]:
+    pod: dict[str, Any] = BY_NAME["monitor-Deployment"]["spec"]["template"]["spec"]
+    return pod
+
+
 def pods() -> list[dict[str, Any]]:
     """The specification of every pod."""
-    found = [BY_NAME["retrain-CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]]
+    found = [BY_NAME["retrain-CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"], monitor_pod()]
     for cluster in ray_clusters():
         found += [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
     return found
@@ -99,6 +110,7 @@ CRON_POD = ("spec", "jobTemplate", "spec", "template", "spec")
         ("retrain-CronJob", (*CRON_POD, "restartPolicy"), "never", "'never' is not one of"),
         ("network-NetworkPolicy", ("spec", "policyTypes", 0), "ingress", "'ingress' is not one of"),
         ("storage-PersistentVolumeClaim", ("spec", "accessModes", 0), "ReadWriteAll", "'ReadWriteAll' is not one of"),
+        ("monitor-Service", ("spec", "type"), "NodePorts", "'NodePorts' is not one of"),
         ("retrain-Role", ("rules", 0, "verbs", 0), "creat", "'creat' is not one of"),
         ("cluster-RayCluster", (*HEAD, "containers"), {}, "{} is not of type 'array'"),
         ("cluster-RayCluster", (*HEAD, "containers", 0, "env", 0, "value"), 150, "150 is not of type 'string'"),
@@ -130,12 +142,49 @@ def test_every_cluster_asks_for_the_token_and_is_reached_from_inside_alone() -> 
         assert cluster["authOptions"] == {"mode": "token", "secretName": "gatehouse-ray-token"}
         assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
     kinds = {manifest["kind"] for manifest in BY_NAME.values()}
-    assert not kinds & {"Secret", "Service", "Ingress"}
+    assert not kinds & {"Secret", "Ingress"}
+    assert {one["spec"]["type"] for one in BY_NAME.values() if one["kind"] == "Service"} == {"ClusterIP"}
     assert not any(pod.get("hostNetwork") for pod in pods())
     policy = BY_NAME["network-NetworkPolicy"]["spec"]
     assert policy["podSelector"] == {"matchLabels": {"ray.io/is-ray-node": "yes"}}
     assert all(rule["from"] for rule in policy["ingress"])
-    assert [rule.get("ports") for rule in policy["ingress"]] == [None, [{"protocol": "TCP", "port": 8265}]]
+    dashboard, metrics = ([{"protocol": "TCP", "port": port}] for port in (8265, RAY_METRICS_PORT))
+    assert [rule.get("ports") for rule in policy["ingress"]] == [None, dashboard, metrics]
+    assert policy["ingress"][2]["from"] == FROM_PROMETHEUS
+    ports = [one for cluster in ray_clusters() for one in head_of(cluster)["containers"][0]["ports"]]
+    assert {one["containerPort"] for one in ports if one["name"] == "metrics"} == {RAY_METRICS_PORT}
+
+
+def head_of(cluster: dict[str, Any]) -> dict[str, Any]:
+    pod: dict[str, Any] = cluster["headGroupSpec"]["template"]["spec"]
+    return pod
+
+
+def test_the_monitor_only_reads_and_is_reached_by_prometheus_alone() -> None:
+    deployment, pod = BY_NAME["monitor-Deployment"]["spec"], monitor_pod()
+    (container,) = pod["containers"]
+    assert deployment["replicas"] == 1
+    assert pod["automountServiceAccountToken"] is False
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert [mount["readOnly"] for mount in container["volumeMounts"]] == [True]
+    assert [volume["persistentVolumeClaim"]["readOnly"] for volume in pod["volumes"]] == [True]
+    labels = deployment["template"]["metadata"]["labels"]
+    service, policy = BY_NAME["monitor-Service"]["spec"], BY_NAME["monitor-NetworkPolicy"]["spec"]
+    assert (
+        deployment["selector"]["matchLabels"] == policy["podSelector"]["matchLabels"] == labels == service["selector"]
+    )
+    (port,) = container["ports"]
+    number = port["containerPort"]
+    assert [(one["port"], one["targetPort"]) for one in service["ports"]] == [(number, port["name"])]
+    assert policy["ingress"] == [{"from": FROM_PROMETHEUS, "ports": [{"protocol": "TCP", "port": number}]}]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        (action,) = (one for key, one in container[probe].items() if key in {"tcpSocket", "httpGet"})
+        assert action["port"] == port["name"]
+    assert container["readinessProbe"]["timeoutSeconds"] > READ_SECONDS
+    verb, *arguments = container["command"][1:]
+    command = getattr(typer.main.get_command(app), "commands", {})[verb]
+    listen = command.make_context(verb, arguments).params["listen"]
+    assert listen == f"0.0.0.0:{number}"
 
 
 def test_ray_and_the_images_have_the_versions_of_this_checkout() -> None:
@@ -181,7 +230,7 @@ def test_what_a_manifest_names_is_there() -> None:
     for pod in pods():
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         for volume in volumes.values():
-            assert volume.get("persistentVolumeClaim", {"claimName": claim}) == {"claimName": claim}
+            assert volume.get("persistentVolumeClaim", {"claimName": claim})["claimName"] == claim
             assert volume.get("configMap", {"name": config_map}) == {"name": config_map}
         assert {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]} == set(volumes)
     account = BY_NAME["retrain-ServiceAccount"]["metadata"]["name"]

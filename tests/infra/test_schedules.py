@@ -58,9 +58,20 @@ def test_systemd_takes_the_same_codes_as_in_order_and_leaves_time_for_a_checkpoi
     assert read_unit("gatehouse-retrain.timer")["Timer"]["Persistent"] == "true"
 
 
+def test_systemd_keeps_the_monitor_running_and_lets_it_write_nothing() -> None:
+    service = read_unit("gatehouse-monitor.service")["Service"]
+    assert service["Restart"] == "on-failure"
+    assert service["ProtectSystem"] == "strict"
+    assert "ReadWritePaths" not in service
+    program, verb, *arguments = shlex.split(service["ExecStart"])
+    assert program == shlex.split(read_unit("gatehouse-retrain.service")["Service"]["ExecStart"])[0]
+    command = getattr(typer.main.get_command(app), "commands", {})[verb]
+    assert command.make_context(verb, arguments).params["config"] == "/etc/gatehouse/run.yaml"
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_knows_every_line_of_the_units(tmp_path: Path) -> None:
-    for name in ("gatehouse-retrain.service", "gatehouse-retrain.timer"):
+    for name in ("gatehouse-retrain.service", "gatehouse-retrain.timer", "gatehouse-monitor.service"):
         text = (FOLDER / name).read_text()
         # The program that the service starts is not on this machine.
         (tmp_path / name).write_text(text.replace("/srv/gatehouse/.venv/bin/gatehouse", "/bin/true"))

@@ -136,7 +136,7 @@ def test_a_damaged_champion_is_3(
     [
         ({"retrain": None}, "has no section retrain"),
         ({"registry": None}, "retrain needs the section registry"),
-        ({"dataset": "elsewhere"}, "dataset is elsewhere, and a retraining keeps the dataset of each slot in its workspace"),
+        ({"dataset": "elsewhere"}, "dataset is elsewhere, and a retraining keeps"),
         ({"score": None}, "retrain.score needs the section score"),
         ({"retrain": {"first_slot": FIRST_SLOT, "evry": "day"}}, "unknown key retrain.evry. Did you mean 'every'"),
         ({"retrain": {"first_slot": FIRST_SLOT, "gate": {"tasks": {"clik": {}}}}}, "'clik', which is no task"),

@@ -101,7 +101,32 @@ def test_the_code_that_is_shipped_is_small(config_file: Path) -> None:
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 5_000_000
 
 
-# --- following, without a cluster
+# --- starting and following, without a cluster
+
+
+class NewClient:
+    """A job server that has no agent for the first jobs, as one has not that has just started."""
+
+    def __init__(self) -> None:
+        self.num_asked = 0
+
+    def get_job_info(self, run_id: str) -> Any:
+        raise RuntimeError("Request failed with status code 404")
+
+    def submit_job(self, **job: Any) -> None:
+        self.num_asked += 1
+        if self.num_asked < 3:
+            raise RuntimeError("status code 500: No available agent to submit job, please try again later.")
+
+
+def test_a_cluster_that_has_just_started_is_asked_again(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.job_server.POLL_SECONDS", 0.0)
+    client = NewClient()
+    assert server_with(client).start("a", "true", config_file)
+    assert client.num_asked == 3
+    monkeypatch.setattr("jobs.job_server.LOST_SECONDS", -1)
+    with pytest.raises(SetupError, match="try again later"):
+        server_with(NewClient()).start("a", "true", config_file)
 
 
 class FlakyClient:
@@ -291,8 +316,8 @@ def test_a_job_that_is_not_there_is_one_message(cluster: Cluster) -> None:
 @pytest.mark.ray
 def test_the_token_is_in_no_log_record_or_command_line(cluster: Cluster, config_file: Path) -> None:
     nowhere = ("--set", "inputs=/nowhere", "--run-id", "nowhere")
-    code, out, _ = submit(cluster, "preprocess", "--config", str(config_file), *nowhere)
-    assert code == 3
+    code, out, error = submit(cluster, "preprocess", "--config", str(config_file), *nowhere)
+    assert code == 3, error
     assert "error: the input folder /nowhere is not there" in out
     assert CANARY not in str(cluster.ask("/api/jobs/"))
     canary = CANARY.encode()
