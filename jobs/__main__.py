@@ -11,6 +11,7 @@ from jobs import (
     evaluate,
     export,
     json_schema,
+    monitor,
     plan,
     preprocess,
     registry,
@@ -20,6 +21,7 @@ from jobs import (
     simulate,
     submit,
     train,
+    tune,
 )
 from jobs.process import set_up_process
 from pipeline.errors import GatehouseError
@@ -33,7 +35,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (run, simulate, preprocess, train, evaluate, export, score, retrain, plan, doctor):
+for verb in (run, simulate, preprocess, train, evaluate, export, score, retrain, monitor, tune, plan, doctor):
     app.command(verb.__name__.rpartition(".")[2])(verb.main)
 app.command("json-schema")(json_schema.main)
 app.command("submit", context_settings=submit.PASS_ON)(submit.main)

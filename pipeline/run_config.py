@@ -16,6 +16,7 @@ from pipeline.retrain.config import RetrainConfig
 from pipeline.schema import Schema
 from pipeline.score.config import ScoreConfig
 from pipeline.train.config import ModelConfig, TrainConfig
+from pipeline.tune.config import TuneConfig
 
 
 class ClusterConfig(Section):
@@ -42,6 +43,7 @@ class RunConfig(Section):
     score: ScoreConfig | None = None
     registry: RegistryConfig | None = None
     retrain: RetrainConfig | None = None
+    tune: TuneConfig | None = None
 
     @model_validator(mode="after")
     def _names_hold(self) -> "RunConfig":
@@ -53,6 +55,8 @@ class RunConfig(Section):
             ("model.task_weights", self.model.task_weights, tasks),
             ("model.positive_weights", self.model.positive_weights, tasks),
             ("model.huber_deltas", self.model.huber_deltas, tasks),
+            ("tune.weights", (self.tune and self.tune.weights) or {}, tasks),
+            ("tune.constraints", self.tune.constraints if self.tune else {}, tasks),
         ):
             for name in names:
                 if name not in choices:
@@ -82,8 +86,6 @@ class RunConfig(Section):
             raise ValueError("retrain needs the section registry, which says where the versions of the model are")
         if not keys.time or not (keys.request or keys.user):
             raise ValueError("retrain needs schema.keys.time, and schema.keys.request or schema.keys.user")
-        if self.dataset:
-            raise ValueError("retrain keeps the dataset of each slot in its workspace, and dataset is set")
         if retrain.score and not self.score:
             raise ValueError("retrain.score needs the section score")
 

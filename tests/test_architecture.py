@@ -107,7 +107,7 @@ def test_the_torch_free_modules_load_no_torch_through_their_libraries() -> None:
 
 # --- the rules themselves can fail
 
-BACK, FOREIGN, ORDERED, SEAM, SCORE, RAY, PEER = RULES
+BACK, FOREIGN, ORDERED, SEAM, SCORE, RAY, PEER, MLFLOW = RULES
 
 
 @pytest.mark.parametrize(
@@ -138,6 +138,8 @@ BACK, FOREIGN, ORDERED, SEAM, SCORE, RAY, PEER = RULES
         (PEER, "pipeline/benchmark/peers/pandas_preprocess.py", "from pipeline.errors import DataError"),
         (PEER, "pipeline/benchmark/outputs.py", "def f():\n    import duckdb"),
         (PEER, "jobs/benchmark.py", "from pipeline.benchmark.peers import duckdb_preprocess"),
+        (MLFLOW, "pipeline/registry/mirror/server.py", "from mlflow import MlflowClient"),
+        (MLFLOW, "pipeline/retrain/run.py", "def f():\n    import mlflow.entities"),
     ],
 )
 def test_a_bad_import_breaks_its_rule(rule: str, path: str, source: str) -> None:

@@ -150,7 +150,14 @@ def open_log(config: RunConfig, staging: Path, executor: Executor) -> tuple[RawL
 def no_rows(path: str, window: Window | None) -> DataError:
     if window is None:
         return DataError(f"{path} holds no row", "give a log with rows")
-    return DataError(f"{path} holds no row whose {window.column!r} is in {window}", "move preprocess.window")
+    return DataError(
+        f"{path} holds no row whose {window.column!r} is in {window}", f"{await_rows(window)}move preprocess.window"
+    )
+
+
+def await_rows(window: Window | None) -> str:
+    """What to do first where a window of the log lacks rows: retraining asks for rows that may be late."""
+    return f"see whether the log has all rows of {window}, and begin again when it has; or " if window else ""
 
 
 def _no_place(window: Window, table: pa.Table) -> Rule:

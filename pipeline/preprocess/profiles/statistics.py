@@ -9,7 +9,7 @@ from pipeline.errors import DataError
 from pipeline.feature_kinds import NumericFeature
 from pipeline.files import retry
 from pipeline.preprocess.config import ColumnSplit, PreprocessConfig, TimeHashSplit, TimeSplit
-from pipeline.preprocess.log import RawLog, no_rows
+from pipeline.preprocess.log import RawLog, await_rows, no_rows
 from pipeline.preprocess.profiles.survey import Counts, Survey
 from pipeline.preprocess.transform import FittedTransform
 from pipeline.schema import Schema
@@ -66,7 +66,7 @@ def _check_splits(findings: Survey, log: RawLog, config: PreprocessConfig) -> No
         boundaries = "validation_from or test_from" if isinstance(config.split, TimeSplit) else "test_from"
         raise DataError(
             f"the {empty} split has no row ({found}); column {config.split.column!r} goes from {findings.span}",
-            f"move preprocess.split.{boundaries}",
+            f"{await_rows(log.window)}move preprocess.split.{boundaries}",
         )
     if isinstance(config.split, ColumnSplit):
         raise DataError(
