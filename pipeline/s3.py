@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 SCHEME = "s3://"
 REQUEST_ATTEMPTS = 3
 CONNECT_SECONDS = 5
-# Without a byte; the client's own limit of 3 is less than what a busy store may take, and MinIO sends one every 10 s while
-# it puts a large file together.
+# Without a byte; the client's own limit of 3 is less than what a busy store may take, and MinIO sends one every 10 s
+# while it puts a large file together.
 REQUEST_SECONDS = 15
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")

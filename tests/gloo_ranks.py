@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 from pipeline.errors import StoppedError
 from pipeline.run_config import RunConfig
 from pipeline.train.guards.stopping import Signals
-from pipeline.train.run import _train_rank
+from pipeline.train.rank import train_rank
 from pipeline.train.telemetry import read_history
 
 NUM_EXCHANGED_PAIRS = 10
@@ -64,7 +64,7 @@ def _run_rank(
         return is_time and hanging_rank is None and rank == num_ranks - 1
 
     try:
-        _train_rank(config, Signals(is_stop_requested))
+        train_rank(config, Signals(is_stop_requested))
     except StoppedError:
         assert stop_after is not None
     dist.barrier()

@@ -158,7 +158,7 @@ def is_training_in_score(found: Import) -> bool:
 
 
 def is_stray_ray(found: Import) -> bool:
-    may_import_ray = found.path.startswith("jobs/") or found.path.endswith("/run.py")
+    may_import_ray = found.path.startswith("jobs/") or found.path.endswith(("/run.py", "/ray_group.py"))
     return found.is_of("ray") and not may_import_ray
 
 
@@ -180,7 +180,7 @@ RULES: dict[str, Callable[[Import], bool]] = {
     "a part of pipeline imports from the lines above its own in ORDER": breaks_the_order,
     "assemble imports errors, configs, the schema, shards.manifest and models": is_beyond_the_seam,
     "score takes from train only the checkpoint, the predictor and the config": is_training_in_score,
-    "ray is imported in jobs/ and in a stage's run.py": is_stray_ray,
+    "ray is imported in jobs/ and in a stage's run.py or ray_group.py": is_stray_ray,
     "a peer imports the standard library and what it is named after, and nothing else does": is_foreign_to_peers,
     "mlflow is imported in the functions of the mirror's server.py": is_stray_mlflow,
 }

@@ -155,7 +155,7 @@ def test_a_bad_import_breaks_its_rule(rule: str, path: str, source: str) -> None
             "models/mmoe.py",
             "import math\nimport torch\nfrom torchrec import KeyedTensor\nfrom models.layers import MLP",
         ),
-        ("pipeline/train/run.py", "import ray.train\nfrom pipeline.train.config import TrainConfig\nimport raylib"),
+        ("pipeline/train/ray_group.py", "import ray.train\nfrom pipeline.train.rank import train_rank\nimport raylib"),
         ("pipeline/run_config.py", "from pipeline.score.config import ScoreConfig\nfrom pipeline.schema import Schema"),
         (
             "pipeline/score/run.py",

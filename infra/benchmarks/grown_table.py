@@ -40,7 +40,8 @@ from pipeline.train.checkpoints.checkpoint import list_checkpoints  # noqa: E402
 from pipeline.train.checkpoints.reader import load_tensors  # noqa: E402
 from pipeline.train.checkpoints.warm_start import warm_start  # noqa: E402
 from pipeline.train.guards.stopping import Signals  # noqa: E402
-from pipeline.train.run import _train_rank, one_rank_group, train  # noqa: E402
+from pipeline.train.rank import train_rank  # noqa: E402
+from pipeline.train.run import one_rank_group, train  # noqa: E402
 
 TABLE = "user_id"
 NUM_ROWS, NUM_NEW, DIM = 1_000_000, 100_000, 64
@@ -119,7 +120,7 @@ def _one_step(config: RunConfig) -> None:
     looks = iter([False, True])
     with one_rank_group(config):
         try:
-            _train_rank(config, Signals(lambda: next(looks)))
+            train_rank(config, Signals(lambda: next(looks)))
         except StoppedError:
             return
     raise AssertionError("the run was not stopped")

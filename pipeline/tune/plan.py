@@ -12,7 +12,8 @@ from pipeline.errors import ArtifactError, ConfigError, UsageError
 from pipeline.files import retry, write_json
 from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import DatasetIndex
-from pipeline.train.run import TRAINING_SPLITS, check_training
+from pipeline.train.rank import TRAINING_SPLITS
+from pipeline.train.run import check_training
 from pipeline.tune.form import Outcome
 from pipeline.tune.space import Values, check_parameters, corners, describe_trial, identify, trial_config
 from pipeline.tune.trial import read_outcome

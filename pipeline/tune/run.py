@@ -16,7 +16,7 @@ from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import check_schema
 from pipeline.shards.remote import fetch_index, fetch_shards
 from pipeline.train.guards.stopping import on_sigterm
-from pipeline.train.run import TRAINING_SPLITS
+from pipeline.train.rank import TRAINING_SPLITS
 from pipeline.tune.config import TuneConfig, TunedKeyConfig
 from pipeline.tune.form import Outcome, TuneReport
 from pipeline.tune.plan import TUNE_FOLDER, Planned, begin, check_space, outcome_of, plan_trials, unfinished

@@ -197,7 +197,8 @@ def test_a_champion_that_cannot_be_read_stops_the_run_and_is_not_replaced(
 
 
 def test_a_slot_whose_rows_are_not_there_yet_waits_for_them(copied: RunConfig) -> None:
-    with pytest.raises(DataError, match=r"slot 2025-01-13: the test split has no row.*See whether the log has all rows of 2025-01-11"):
+    said = r"slot 2025-01-13: the test split has no row.*See whether the log has all rows of 2025-01-10"
+    with pytest.raises(DataError, match=said):
         run_until(copied.model_copy(update={"retrain": _from(copied, 7)}), 7)
     assert registry_of(copied).numbers() == [1, 2, 3]
 

@@ -38,7 +38,8 @@ from pipeline.train.checkpoints.reader import load_tensors, saved_sizes
 from pipeline.train.checkpoints.warm_start import WARM_START_NAME, describe_warm_start
 from pipeline.train.device import rank_device
 from pipeline.train.predictor import Predictor
-from pipeline.train.run import one_rank_group, run_fingerprint, train
+from pipeline.train.rank import run_fingerprint
+from pipeline.train.run import one_rank_group, train
 from pipeline.train.tables.initial_weights import fill_tables
 from pipeline.train.trainer import Trainer
 
