@@ -8,11 +8,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from changed_settings import MakeConfig, merged
 
 from pipeline.config import build, read_config
 from pipeline.executor import InProcessExecutor
@@ -23,7 +24,6 @@ from pipeline.simulate.run import simulate
 DEMO_CONFIG = Path(__file__).parent.parent / "jobs" / "configs" / "demo.yaml"
 NUM_ROWS = 21_000
 
-MakeConfig = Callable[..., RunConfig]
 if TYPE_CHECKING:
     from s3_store import Store
 
@@ -35,15 +35,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "fault_seed" in metafunc.fixturenames:
         metafunc.parametrize("fault_seed", range(metafunc.config.getoption("fault_seeds")))
-
-
-def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with nested changes in it."""
-    both = dict(base)
-    for key, value in changes.items():
-        nested = isinstance(value, dict) and isinstance(both.get(key), dict)
-        both[key] = merged(both[key], value) if nested else value
-    return both
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import merged
+from changed_settings import merged
 from ray_processes import ray_processes_below
 from tampered import content_of
 from training_runs import WAIT_SECONDS, start

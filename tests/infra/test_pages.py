@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from changed_settings import merged
 
 from pipeline.config import build
 from pipeline.run_config import RunConfig
@@ -28,13 +29,8 @@ def yaml_blocks() -> list[Any]:
 def test_a_yaml_block_is_a_configuration(block: str, demo_settings: dict[str, Any]) -> None:
     """Of a block with a schema all of it; what others leave out is that of the demo."""
     given = yaml.safe_load(block)
-    base = {} if "schema" in given else demo_settings
-    settings = {**base, **{key: merged(base.get(key), value) for key, value in given.items()}}
+    settings = given if "schema" in given else merged(demo_settings, given)
     build(RunConfig, settings, "the page")
-
-
-def merged(base: Any, given: Any) -> Any:
-    return {**base, **given} if isinstance(base, dict) and isinstance(given, dict) else given
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

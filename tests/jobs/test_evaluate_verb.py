@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import MakeConfig
+from changed_settings import MakeConfig
 from test_mistakes import gatehouse, one_line, written
 
 from jobs.__main__ import main

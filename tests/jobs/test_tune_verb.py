@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import MakeConfig, merged
+from changed_settings import MakeConfig, merged
 from test_mistakes import gatehouse, one_line
 
 from jobs.__main__ import main

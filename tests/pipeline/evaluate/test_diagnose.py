@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import merged
+from changed_settings import merged
 from numpy.typing import NDArray
 
 from pipeline.config import build

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import merged
+from changed_settings import merged
 from trained_runs import other_run, train_run
 
 from pipeline.config import build

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import merged
+from changed_settings import merged
 
 from pipeline.config import build
 from pipeline.evaluate.run import evaluate_table

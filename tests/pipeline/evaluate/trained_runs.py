@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from conftest import merged
+from changed_settings import merged
 
 from pipeline.config import build
 from pipeline.run_config import RunConfig

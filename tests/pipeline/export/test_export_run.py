@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 import yaml
-from conftest import merged
+from changed_settings import merged
 
 from jobs.__main__ import main
 from models.tables import ServingTable

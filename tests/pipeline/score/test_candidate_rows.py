@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_candidates import TABLES, assert_same_ranking, changed, make_candidates, make_workspace, read_ranked
+from small_candidates import TABLES, assert_same_ranking, changed, make_candidates, read_ranked
 
 from pipeline import storage
 from pipeline.errors import ConfigError, DataError, GatehouseError
@@ -18,17 +18,6 @@ from pipeline.score.candidates import cut, groups, units
 from pipeline.score.run import score
 
 CONTEXT = ["hour", "battery", "history"]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    return make_workspace(tmp_path_factory.mktemp("score"))
-
-
-@pytest.fixture(scope="module")
-def ranked(trained: RunConfig) -> pd.DataFrame:
-    """What the trained run ranks of the usual lists, 5 of each."""
-    return read_ranked(score(trained))
 
 
 def make_rows() -> pd.DataFrame:

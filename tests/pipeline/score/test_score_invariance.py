@@ -15,7 +15,6 @@ from small_candidates import (
     candidate_table,
     changed,
     make_candidates,
-    make_workspace,
     read_ranked,
     with_candidates,
 )
@@ -31,23 +30,6 @@ from pipeline.score.run import score
 
 ITEMS = [None if items is None else items.tolist() for items in make_candidates()["items"]]
 TEXT_ITEMS = [None if items is None else [str(item) for item in items] for items in ITEMS]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    return make_workspace(tmp_path_factory.mktemp("score"))
-
-
-@pytest.fixture(scope="module")
-def ranked(trained: RunConfig) -> pd.DataFrame:
-    """What the trained run ranks of the usual candidates, 5 of each."""
-    return read_ranked(score(trained))
-
-
-@pytest.fixture(scope="module")
-def everything(trained: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """All candidates, ranked."""
-    return read_ranked(score(changed(trained, tmp_path_factory.mktemp("all"), score={"top_k": 1_000})))
 
 
 # --- blocks

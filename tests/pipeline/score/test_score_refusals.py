@@ -19,7 +19,6 @@ from small_candidates import (
     candidate_table,
     changed,
     make_candidates,
-    make_workspace,
     read_ranked,
     with_candidates,
 )
@@ -30,18 +29,6 @@ from pipeline.schema import Schema
 from pipeline.score.candidates import cut
 from pipeline.score.run import check_score, read_rules, score
 from pipeline.train.checkpoints.checkpoint import CheckpointManifest, best_checkpoint
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    return make_workspace(tmp_path_factory.mktemp("score"))
-
-
-@pytest.fixture(scope="module")
-def ranked(trained: RunConfig) -> pd.DataFrame:
-    """What the trained run ranks of the usual candidates, 5 of each."""
-    return read_ranked(score(trained))
-
 
 # --- refusals
 

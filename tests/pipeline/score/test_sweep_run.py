@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import MakeConfig, merged
+from changed_settings import MakeConfig, merged
 
 from jobs.__main__ import main
 from pipeline.config import RESOLVED_NAME, build

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from conftest import merged
+from changed_settings import merged
 from gloo_ranks import train_on_ranks
 
 from pipeline.assemble import build_model

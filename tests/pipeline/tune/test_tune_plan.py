@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeConfig, merged
+from changed_settings import MakeConfig, merged
 
 from pipeline.errors import ConfigError
 from pipeline.shards.manifest import read_index

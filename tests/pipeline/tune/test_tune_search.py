@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import MakeConfig, merged
+from changed_settings import MakeConfig, merged
 from test_tune_trial import poison_test_split
 
 from pipeline.config import build

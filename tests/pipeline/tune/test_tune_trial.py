@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from conftest import MakeConfig
+from changed_settings import MakeConfig
 
 from pipeline.errors import ArtifactError, LockedError, StorageError
 from pipeline.evaluate.run import evaluate
