@@ -68,6 +68,11 @@ class DriftRules(Section):
     """How far the data may be from the earlier dataset that preprocess.contract.drift names."""
 
     max_psi: float = Field(0.25, gt=0, description="the population stability index of a feature's values")
+    any_psi: tuple[str, ...] = Field(
+        (),
+        description="features that max_psi does not hold, such as an id of users who are others each day; their nulls "
+        "and unseen values are held to the other bounds",
+    )
     max_unseen_rate_increase: float = Field(0.2, ge=0, le=1, description="in the share of unseen values of the test")
     max_null_rate_increase: float = Field(0.2, ge=0, le=1, description="in the share of nulls of a feature")
     max_label_rate_change: float = Field(0.3, ge=0, description="in a task's mean label, as a share of the earlier")

@@ -20,19 +20,19 @@ THRESHOLDS: dict[str, RuleName] = {
 def drift_rules(findings: Sequence[Finding] | None, rules: DriftRules) -> tuple[list[Rule], list[str]]:
     """A rule for each comparison, and in words those that could not be made and are not missed.
 
-    A feature without counts that can be compared, a hashed one or one with few values, is not missed: its nulls and
-    its unseen values are compared. Labels are.
+    The index of a feature without counts that can be compared, a hashed one or one with few values, is not missed, nor
+    that of one of `any_psi`: its nulls and its unseen values are compared. Labels are.
     """
     if not findings:
         reason = "the data were not compared with an earlier dataset, which preprocess.contract.drift.previous names"
         return [Rule(rule="drift", passed=False, reason=reason)], []
-    compared = [one for one in findings if not _is_not_missed(one)]
-    return [_rule(one, rules) for one in compared], [str(one) for one in findings if _is_not_missed(one)]
+    missed = [one for one in findings if not _is_not_missed(one, rules)]
+    return [_rule(one, rules) for one in missed], [str(one) for one in findings if _is_not_missed(one, rules)]
 
 
-def _is_not_missed(finding: Finding) -> bool:
+def _is_not_missed(finding: Finding, rules: DriftRules) -> bool:
     is_index = finding.of == "feature" and finding.measure == PSI
-    return is_index and finding.value is None and finding.reason is not None
+    return is_index and (finding.name in rules.any_psi or (finding.value is None and finding.reason is not None))
 
 
 def _rule(finding: Finding, rules: DriftRules) -> Rule:

@@ -30,7 +30,7 @@ def check_gate(policy: GateConfig, schema: Schema, evaluate: EvaluateConfig) -> 
     """Checks the names in a policy before any work is done.
 
     Raises:
-        ConfigError: a task, a metric or a dimension is none that the report will have, or a rule does not fit it.
+        ConfigError: a task, a metric, a dimension or a feature is none that the report will have, or a rule does not fit it.
     """
     things = {thing.name: thing for thing in measured_things(schema.tasks)}
     for task, metrics in policy.tasks.items():
@@ -51,6 +51,11 @@ def check_gate(policy: GateConfig, schema: Schema, evaluate: EvaluateConfig) -> 
         if dimension not in dimensions:
             what = f"{SECTION}.slices.dimensions names {dimension!r}, which is not in evaluate.slices"
             raise _unknown(what, dimension, dimensions)
+    features = [one.name for one in schema.features]
+    for feature in policy.drift.any_psi if policy.drift else ():
+        if feature not in features:
+            what = f"{SECTION}.drift.any_psi names {feature!r}, which is no feature of the schema"
+            raise _unknown(what, feature, features)
 
 
 def _check_metric(thing: Measured, name: str, rules: MetricRules, schema: Schema, k: int) -> None:

@@ -53,6 +53,16 @@ def test_findings_within_their_bounds_pass_and_a_feature_without_counts_is_told(
     assert missing == ["feature 'user': population stability index: 963 values are too few, it needs 1,000"]
 
 
+def test_a_feature_of_any_psi_is_told_and_held_to_the_other_bounds() -> None:
+    findings = [find(PSI, 0.9), find("increase of the unseen rate", 0.9), find(PSI, 0.9, "task")]
+    rules, told = drift_rules(findings, DriftRules(any_psi=("country",)))
+    assert [(one.rule, one.task, one.passed) for one in rules] == [
+        ("drift.max_unseen_rate_increase", None, False),
+        ("drift.max_psi", "country", False),
+    ]
+    assert told == ["feature 'country': population stability index is 0.9"]
+
+
 @pytest.mark.parametrize("findings", [None, []])
 def test_data_that_were_not_compared_are_refused(findings: list[Finding] | None) -> None:
     (refused,), _ = drift_rules(findings, RULES)

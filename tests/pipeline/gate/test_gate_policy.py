@@ -80,7 +80,7 @@ def test_a_dumped_policy_loads_as_the_same(text: str) -> None:
         ("default: {max_loss: null}", "default.max_loss is None: not a number"),
         ("alpha: 5", "alpha is 5: should be less than 0.5"),
         ("drift: {max_psi: 0}", "drift.max_psi is 0: should be greater than 0"),
-        ("drift: {max_unseen: 0.2}", "unknown key drift.max_unseen. Choose from max_label_rate_change"),
+        ("drift: {max_unseen: 0.2}", "unknown key drift.max_unseen. Choose from any_psi, max_label_rate_change"),
     ],
 )
 def test_a_value_that_a_policy_cannot_have_is_named(text: str, message: str) -> None:
@@ -109,6 +109,10 @@ def test_a_value_that_a_policy_cannot_have_is_named(text: str, message: str) -> 
         (
             "slices: {dimensions: [contry]}",
             r"gate.slices.dimensions names 'contry', which is not in evaluate.slices. Did you mean 'country'",
+        ),
+        (
+            "drift: {any_psi: [usr]}",
+            r"gate.drift.any_psi names 'usr', which is no feature of the schema. Did you mean 'user'",
         ),
     ],
 )
