@@ -15,6 +15,8 @@ from pipeline.executor import Item, Result, State
 OBJECT_STORE_BYTES = 200 << 20
 # Items that wait on the cluster per CPU, so that a worker need not wait for the next one.
 TASKS_PER_CPU = 2
+# Tasks under way, and results that wait behind a slow one, per CPU.
+RESULTS_PER_CPU = 6
 CONNECT_SECONDS = 10
 # As often is an item given to a worker anew when it dies, as Ray does with tasks.
 MAX_RETRIES = 3
@@ -125,7 +127,7 @@ class RayExecutor:
             self._started = False
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """The results in the order of `items`; a bounded number of tasks is in flight.
+        """The results in the order of `items`; a bounded number of tasks is in flight, or done and behind a slow one.
 
         Raises:
             GatehouseError: the one that a task raised, as it was; a SetupError when a worker was lost for good.
@@ -135,15 +137,25 @@ class RayExecutor:
         task = ray.remote(num_cpus=1)(_call)
         # Put once: the function may hold whole tables.
         shared = ray.put(function)
+        num_cpus = self._count_cpus()
         waiting = iter(items)
-        in_flight = deque(task.remote(shared, item) for item in islice(waiting, TASKS_PER_CPU * self._count_cpus()))
+        results: deque[Any] = deque()
+        running: list[Any] = []
         try:
-            while in_flight:
-                result = _result_of(in_flight.popleft())
-                in_flight.extend(task.remote(shared, item) for item in islice(waiting, 1))
-                yield result
+            while True:
+                room = min(TASKS_PER_CPU * num_cpus - len(running), RESULTS_PER_CPU * num_cpus - len(results))
+                started = [task.remote(shared, item) for item in islice(waiting, room)]
+                results += started
+                running += started
+                if not results:
+                    return
+                if running:
+                    timeout = None if results[0] in running else 0
+                    _, running = ray.wait(running, timeout=timeout, fetch_local=False)
+                if results[0] not in running:
+                    yield _result_of(results.popleft())
         finally:
-            for reference in in_flight:
+            for reference in running:
                 ray.cancel(reference)
 
     def map_with(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from changed_settings import MakeConfig, merged
+from hypothesis import HealthCheck, settings
 
 from pipeline.config import build, read_config
 from pipeline.executor import InProcessExecutor
@@ -23,6 +24,9 @@ from pipeline.simulate.run import simulate
 
 DEMO_CONFIG = Path(__file__).parent.parent / "jobs" / "configs" / "demo.yaml"
 NUM_ROWS = 21_000
+# No test fails because the machine is busy.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 if TYPE_CHECKING:
     from s3_store import Store

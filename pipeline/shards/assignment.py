@@ -5,7 +5,7 @@ lane shuffles its rows inside a window of blocks. Global batch g takes the next 
 whole lanes.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,16 +51,38 @@ class Piece:
     rows: int
 
 
-def epoch_blocks(order: SampleOrder, epoch: int) -> list[Piece]:
-    """All blocks of all shards, in the order of one epoch."""
-    blocks = [
-        Piece(shard, first, min(order.block_rows, rows - first))
-        for shard, rows in enumerate(order.shard_rows)
-        for first in range(0, rows, order.block_rows)
-    ]
-    if not order.shuffle:
-        return blocks
-    return [blocks[place] for place in _permutation(len(blocks), order.seed, epoch)]
+class EpochBlocks:
+    """All blocks of all shards, in the order of one epoch: two numbers for each of B blocks, of S shards."""
+
+    def __init__(self, order: SampleOrder, epoch: int) -> None:
+        self.order = order
+        rows_S = np.array(order.shard_rows, np.int64)
+        counts_S = -(-rows_S // order.block_rows)
+        num_blocks = int(counts_S.sum())
+        # Blocks are numbered in the order of the files.
+        ends_S = np.cumsum(counts_S)
+        self._first_numbers: list[int] = (ends_S - counts_S).tolist()
+        self._numbers_B = np.arange(num_blocks)
+        if order.shuffle:
+            self._numbers_B = _permutation(num_blocks, order.seed, epoch)
+        rows_B = np.full(num_blocks, order.block_rows)
+        np.subtract.at(rows_B, ends_S - 1, counts_S * order.block_rows - rows_S)
+        # Where each block ends among the epoch's rows.
+        self._ends_B = np.cumsum(rows_B[self._numbers_B])
+
+    def cut(self, first: int, end: int) -> list[Piece]:
+        """The rows at places [first, end) of the epoch's permuted rows."""
+        if first == end:
+            return []
+        inside = slice(np.searchsorted(self._ends_B, first, "right"), np.searchsorted(self._ends_B, end) + 1)
+        pieces = []
+        for number, block_end in zip(self._numbers_B[inside].tolist(), self._ends_B[inside].tolist(), strict=True):
+            shard = bisect_right(self._first_numbers, number) - 1
+            first_row = (number - self._first_numbers[shard]) * self.order.block_rows
+            start = block_end - min(self.order.block_rows, self.order.shard_rows[shard] - first_row)
+            low, high = max(first, start), min(end, block_end)
+            pieces.append(Piece(shard, first_row + low - start, high - low))
+        return pieces
 
 
 def lane_range(order: SampleOrder, lane: int) -> tuple[int, int]:
@@ -68,25 +90,6 @@ def lane_range(order: SampleOrder, lane: int) -> tuple[int, int]:
     quotient, remainder = divmod(order.num_rows, order.num_lanes)
     first = lane * quotient + min(lane, remainder)
     return first, first + quotient + (lane < remainder)
-
-
-def lane_pieces(order: SampleOrder, blocks: Sequence[Piece], lane: int) -> list[Piece]:
-    """The rows of a lane, as pieces of `blocks` in their order."""
-    first, end = lane_range(order, lane)
-    return cut(blocks, first, end)
-
-
-def cut(pieces: Sequence[Piece], first: int, end: int) -> list[Piece]:
-    """The rows at places [first, end) of a sequence of pieces, as pieces again."""
-    found, place = [], 0
-    for piece in pieces:
-        low, high = max(first, place), min(end, place + piece.rows)
-        if low < high:
-            found.append(Piece(piece.shard, piece.first_row + low - place, high - low))
-        place += piece.rows
-        if place >= end:
-            break
-    return found
 
 
 def window_order(order: SampleOrder, epoch: int, lane: int, window: int, rows: int) -> NDArray[np.int64]:
@@ -106,4 +109,4 @@ def lanes_of_rank(num_lanes: int, rank: int, num_ranks: int) -> range:
 
 def _permutation(length: int, *key: int) -> NDArray[np.int64]:
     """A permutation that depends on nothing but `length` and `key`."""
-    return np.random.Generator(np.random.PCG64([length, *key])).permutation(length).astype(np.int64)
+    return np.random.Generator(np.random.PCG64([length, *key])).permutation(length).astype(np.int64, copy=False)

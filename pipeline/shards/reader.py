@@ -9,15 +9,7 @@ import pyarrow as pa
 
 from pipeline.errors import ArtifactError
 from pipeline.files import retry
-from pipeline.shards.assignment import (
-    Piece,
-    SampleOrder,
-    cut,
-    epoch_blocks,
-    lane_pieces,
-    lanes_of_rank,
-    window_order,
-)
+from pipeline.shards.assignment import EpochBlocks, Piece, SampleOrder, lane_range, lanes_of_rank, window_order
 from pipeline.shards.manifest import ROWS_PER_BATCH_KEY, SHARD_REMEDY, ShardEntry
 
 # Of the small batches of a compressed shard, handing columns to other threads takes longer than unpacking them.
@@ -47,9 +39,9 @@ class ShardReader:
 
         The last tables may have fewer rows than `rows_per_batch`, or none; every rank yields the same number of them.
         """
-        blocks = epoch_blocks(self.order, epoch)
+        blocks = EpochBlocks(self.order, epoch)
         first_row = first_step * self.order.rows_per_lane
-        lanes = [_Lane(self, epoch, lane, lane_pieces(self.order, blocks, lane), first_row) for lane in self.lanes]
+        lanes = [_Lane(self, epoch, lane, blocks, first_row) for lane in self.lanes]
         for _ in range(first_step, self.order.num_steps):
             parts = [part for lane in lanes for part in lane.take(self.order.rows_per_lane)]
             yield pa.concat_tables(parts) if parts else self._shards[0].slice(0, 0)
@@ -63,12 +55,13 @@ class ShardReader:
 class _Lane:
     """A cursor in one lane of one epoch, with the window it stands in."""
 
-    def __init__(self, reader: ShardReader, epoch: int, lane: int, pieces: list[Piece], first_row: int) -> None:
+    def __init__(self, reader: ShardReader, epoch: int, lane: int, blocks: EpochBlocks, first_row: int) -> None:
         self.reader = reader
         self.epoch = epoch
         self.lane = lane
-        self.pieces = pieces
-        self.num_rows = sum(piece.rows for piece in pieces)
+        self.blocks = blocks
+        self.first_place, end = lane_range(reader.order, lane)
+        self.num_rows = end - self.first_place
         self.next_row = first_row
         self.window_number = -1
         self.window = pa.table({})
@@ -91,7 +84,8 @@ class _Lane:
         order = self.reader.order
         first = number * order.window_rows
         rows = min(order.window_rows, self.num_rows - first)
-        window = self.reader.read(cut(self.pieces, first, first + rows))
+        place = self.first_place + first
+        window = self.reader.read(self.blocks.cut(place, place + rows))
         self.window_number = number
         if order.shuffle:
             window = window.take(pa.array(window_order(order, self.epoch, self.lane, number, rows)))

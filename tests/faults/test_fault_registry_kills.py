@@ -68,7 +68,7 @@ while True:
 """
 
 
-@pytest.fixture(params=["disk", "store"])
+@pytest.fixture(params=["disk", pytest.param("store", marks=pytest.mark.exhaustive)])
 def location(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return place_for_registry(request, tmp_path, monkeypatch)
 

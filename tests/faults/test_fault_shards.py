@@ -174,7 +174,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_any_edit_of_any_field_is_refused_with_its_name(index_dir: Path, written: Any, data: st.DataObject) -> None:
     """Values of another type, values that make no sense, and those that only another file could prove wrong."""

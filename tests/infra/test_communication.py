@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT / "infra" / "benchmarks"))  # scripts, not a package
 communication: Any = importlib.import_module("communication")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_what_two_ranks_send_in_a_step_is_what_the_formula_of_each_sharding_says(tmp_path: Path) -> None:
     work = communication.Workload(num_ranks=2, ranks_per_node=1, rows_per_rank=24, num_tables=3, table_rows=64)
     kinds = communication.KINDS

@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from jobs.ray_executor import RayExecutor
+from jobs.ray_executor import RESULTS_PER_CPU, RayExecutor
 from pipeline.errors import DataError, SetupError
 
 pytestmark = pytest.mark.ray
@@ -39,6 +40,38 @@ def executor() -> Iterator[RayExecutor]:
 def test_results_come_in_the_order_of_the_items(executor: RayExecutor) -> None:
     assert list(executor.map(make_square(), range(11))) == [number * number for number in range(11)]
     assert list(executor.map(make_square(), [])) == []
+
+
+def make_straggler(folder: Path, num_others: int) -> Callable[[int], int]:
+    """Item 0 ends when `num_others` others are done, and the result is how many it has seen by then."""
+
+    def work(item: int) -> int:
+        if item:
+            (folder / f"done-{item}").touch()
+            return item
+        deadline = time.monotonic() + 10
+        while (seen := len(list(folder.glob("done-*")))) < num_others and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return seen
+
+    return work
+
+
+def test_items_are_started_behind_a_slow_one_and_no_more_than_can_be_kept(
+    executor: RayExecutor, tmp_path: Path
+) -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(30):
+            taken.append(item)
+            yield item
+
+    most = RESULTS_PER_CPU * 2
+    results = executor.map(make_straggler(tmp_path, most - 1), items())
+    assert next(results) == most - 1
+    assert len(taken) == most
+    assert list(results) == list(range(1, 30))
 
 
 def test_an_error_of_a_task_is_raised_as_it_was(executor: RayExecutor) -> None:

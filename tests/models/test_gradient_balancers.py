@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from drawn_losses import NAN, TASKS, draw_gradients, draw_losses
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor
@@ -65,7 +65,6 @@ def test_the_order_of_projections_is_random_over_steps_and_names_every_other_tas
 # --- CAGrad
 
 
-@settings(deadline=None)
 @given(seed=seeds, num_tasks=st.integers(2, 6), c=st.sampled_from([0.1, 0.4, 0.9]))
 def test_the_mix_of_cagrad_is_as_good_as_a_general_solver_finds(seed: int, num_tasks: int, c: float) -> None:
     gradient_TP = draw_gradients(seed, num_tasks)
@@ -84,7 +83,6 @@ def test_the_mix_of_cagrad_is_as_good_as_a_general_solver_finds(seed: int, num_t
     assert worst_case(gram, mix, c) <= solved.fun + 1e-8 * max(1.0, abs(solved.fun))
 
 
-@settings(deadline=None)
 @given(
     gradients=st.lists(st.tuples(st.integers(-2, 2), st.integers(-2, 2)), min_size=3, max_size=3),
     c=st.sampled_from([0.01, 0.4, 0.9]),

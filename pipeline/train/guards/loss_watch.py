@@ -16,6 +16,8 @@ from pipeline.train.guards.roll_call import RollCall
 
 GOOD = -1
 BALANCER_PREFIX = "model.balancer."
+# Few enough for 32-bit places in the reductions of a GPU.
+VALUES_AT_ONCE = 1 << 24
 
 
 class LossWatch:
@@ -56,7 +58,7 @@ class LossWatch:
                 name
                 for name, tensor in local_tensors(state)
                 # Balancers mark what they have not seen yet by NaN.
-                if not name.startswith(BALANCER_PREFIX) and not bool(tensor.isfinite().all())
+                if not name.startswith(BALANCER_PREFIX) and not _is_finite(tensor)
             ),
             "",
         )
@@ -72,3 +74,9 @@ class LossWatch:
             + (f"the last good checkpoint is {kept}" if kept else "there is no checkpoint yet"),
             "lower the learning rates, set train.max_gradient_norm, or see that batch's rows with train.record_rows",
         )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all values are: the least and the largest, which are NaN if one is. Copies nothing of a tensor's size."""
+    pieces = torch.split(tensor.detach().flatten(), VALUES_AT_ONCE) if tensor.numel() else ()
+    return all(bool(torch.stack(torch.aminmax(piece)).isfinite().all()) for piece in pieces)

@@ -60,23 +60,21 @@ def plan_tables(
     `table_of` gives the configured table of each table of the model. Every rank is taken to have the memory of rank 0.
 
     Raises:
-        ConfigError: the tables do not fit; on every rank.
+        ConfigError: the tables do not fit; on every rank. Rank 0 says what is missing and what helps, which takes it
+            longer than the others could wait: they are told before.
     """
-    outcome: list[TablePlan | ConfigError | None] = [None]
+    plans: list[TablePlan | None] = [None]
     if dist.get_rank() == 0:
         tables = TableSet(model, table_of, settings, sharders, rows_per_rank, ids_per_row)
         hardware = _this_hardware(config, device)
-        placement = place(tables, hardware)
-        if placement is None:
-            outcome[0] = misfit(tables, hardware)
-        else:
-            outcome[0] = TablePlan(placement.sharding, describe_placement(placement, tables, hardware))
-    dist.broadcast_object_list(outcome, src=0)
-    plan = outcome[0]
-    if isinstance(plan, ConfigError):
-        raise plan
-    assert plan is not None
-    return plan
+        if placement := place(tables, hardware):
+            plans = [TablePlan(placement.sharding, describe_placement(placement, tables, hardware))]
+    dist.broadcast_object_list(plans, src=0)
+    if plans[0] is None:
+        if dist.get_rank() == 0:
+            raise misfit(tables, hardware)
+        raise ConfigError("the embedding tables do not fit", "see the message of rank 0, which seeks what helps")
+    return plans[0]
 
 
 def host_memory_gib(ranks_per_node: int) -> float:

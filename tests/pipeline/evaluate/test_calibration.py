@@ -28,7 +28,7 @@ def effective_rows(rate: float, bound: float) -> float:
     return Z_95**2 * bound * (1 - bound) / (rate - bound) ** 2
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(binary_rows)
 def test_calibration_buckets_partition_the_rows_and_never_split_a_tie(rows: list[tuple[float, int]]) -> None:
     prediction, label = (np.array(column) for column in zip(*rows, strict=True))

@@ -79,7 +79,14 @@ def test_a_cluster_gives_the_report_of_one_process(trained: RunConfig, tmp_path:
         assert evaluate(other_run(trained, tmp_path / "run"), executor) == expected
 
 
-@pytest.mark.parametrize("place", ["scoring", "measuring", "examining"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param("scoring", marks=pytest.mark.exhaustive),
+        "measuring",
+        pytest.param("examining", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_an_evaluation_that_was_killed_and_restarted_writes_the_same_bytes(
     place: str, trained: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

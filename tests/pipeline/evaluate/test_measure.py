@@ -99,7 +99,7 @@ def close(expected: Any, tolerance: float = 1e-9) -> Any:
     return None if expected is None else pytest.approx(expected, rel=tolerance)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 2**32), max_rows=st.sampled_from([25, 60, 200, 1 << 18]), num_threads=st.integers(1, 2))
 def test_seven_random_parts_and_any_ranges_give_the_same(seed: int, max_rows: int, num_threads: int) -> None:
     columns = make_log(seed)

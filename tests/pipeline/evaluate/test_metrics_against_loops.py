@@ -18,7 +18,7 @@ def count_wins(prediction: Array, label: Array, weight: Array) -> float | None:
     return math.fsum(w * (wins + ties / 2) for wins, ties, w in pairs) / total if total else None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(binary_rows)
 def test_the_calibration_error_is_the_sum_over_buckets_of_equal_size(rows: list[tuple[float, int, float]]) -> None:
     prediction, label, weight = (np.array(column) for column in zip(*rows, strict=True))
@@ -33,7 +33,7 @@ def test_the_calibration_error_is_the_sum_over_buckets_of_equal_size(rows: list[
     assert values_of(prediction, label, weight=weight)["calibration_error"] == close(expected)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(grouped_rows)
 def test_grouped_auc_equals_a_loop_over_groups(rows: list[tuple[float, int, float, int | None]]) -> None:
     prediction, label, weight = (np.array(column) for column in list(zip(*rows, strict=True))[:3])
@@ -49,7 +49,7 @@ def test_grouped_auc_equals_a_loop_over_groups(rows: list[tuple[float, int, floa
     assert of_requests["gauc"] is None
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(value_rows)
 def test_xauc_equals_a_loop_over_pairs(rows: list[tuple[float, float, float]]) -> None:
     pairs = []
@@ -81,7 +81,7 @@ def rank_by_orders(prediction: Array, label: Array, k: int) -> dict[str, float]:
 lists = st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.9]), st.integers(0, 1), weights), min_size=1, max_size=5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(lists, min_size=1, max_size=6), st.integers(1, 4))
 def test_ranked_lists_are_averaged_over_the_orders_of_ties(requests: list[Any], k: int) -> None:
     rows = [(*row, number) for number, one in enumerate(requests) for row in one]

@@ -12,7 +12,7 @@ from sklearn import metrics as reference
 from pipeline.evaluate.metrics.rows import MIN_PROBABILITY
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(binary_rows)
 def test_binary_metrics_equal_scikit_learn(rows: list[tuple[float, int, float]]) -> None:
     prediction, label, weight = (np.array(column) for column in zip(*rows, strict=True))
@@ -39,7 +39,7 @@ def test_binary_metrics_equal_scikit_learn(rows: list[tuple[float, int, float]])
         assert measured["normalised_entropy"] is None
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(value_rows)
 def test_regression_metrics_equal_scikit_learn(rows: list[tuple[float, float, float]]) -> None:
     prediction, label, weight = (np.array(column) for column in zip(*rows, strict=True))
@@ -59,7 +59,7 @@ def test_regression_metrics_equal_scikit_learn(rows: list[tuple[float, float, fl
     assert values_of(prediction, label, weight=weight, kind="watch_time") == measured
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(class_rows)
 def test_multiclass_metrics_equal_scikit_learn(rows: list[tuple[tuple[int, int, int], int, float]]) -> None:
     odds, label, weight = (np.array(column) for column in zip(*rows, strict=True))
@@ -95,7 +95,7 @@ def test_r2_keeps_its_digits_far_from_zero() -> None:
     assert values_of(prediction, label, kind="regression")["r2"] == close(expected, rel=1e-7)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(binary_rows)
 def test_two_classes_measure_as_a_binary_task_does(rows: list[tuple[float, int, float]]) -> None:
     prediction, label, weight = (np.array(column) for column in zip(*rows, strict=True))
@@ -109,7 +109,7 @@ def test_two_classes_measure_as_a_binary_task_does(rows: list[tuple[float, int, 
         assert classes["auc"] == close(binary["auc"])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(binary_rows, value_rows)
 def test_a_row_of_weight_two_counts_as_two_rows(binary: list[Any], continuous: list[Any]) -> None:
     for kind, rows in (("binary", binary), ("regression", continuous)):

@@ -54,7 +54,7 @@ def check(found: Array, prediction: Array, weight: Array) -> None:
         assert precisions / positives == pytest.approx(precision, abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32),
     num_rows=st.integers(1, 200),
@@ -135,7 +135,7 @@ def test_bins_of_few_rows_take_any_prediction(sample: list[float]) -> None:
     assert np.isfinite(where[1:-1]).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32), num_bins=st.sampled_from([40, 1000]), decimals=st.sampled_from([1, 15]))
 def test_slopes_are_the_derivatives_of_auc_and_average_precision(
     tmp_path_factory: pytest.TempPathFactory, seed: int, num_bins: int, decimals: int

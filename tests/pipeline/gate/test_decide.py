@@ -196,7 +196,7 @@ def needed_numbers(report: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     return found + [(metric(report, "click", "gauc"), field) for field in NEEDED]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data(), st.sampled_from([None, math.nan, math.inf, -math.inf]))
 def test_no_report_passes_in_which_a_number_that_a_rule_needs_is_none(
     data: st.DataObject, broken: float | None

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from small_logs import log_columns, read_split, run, write_rows
 
@@ -42,7 +42,6 @@ ELEMENTS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(ELEMENTS, max_size=12), st.sampled_from([(" ", ":", ":"), ("\x01", "\x02", "\x03"), ("||", "=", "@")]))
 def test_each_field_is_what_the_elements_of_its_rows_say(
     tmp_path_factory: pytest.TempPathFactory, rows: list[list[Element]], delimiters: tuple[str, str, str]

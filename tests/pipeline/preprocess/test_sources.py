@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_logs import log_columns, write_rows
 
@@ -144,7 +144,6 @@ def test_files_of_a_table_with_different_types_are_named(tmp_path: Path) -> None
 CELLS = st.text(st.sampled_from('ab,"\n '), max_size=4)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=30), st.integers(1, 12), st.booleans())
 def test_a_text_file_is_cut_where_rows_end(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], rows_per_partition: int, is_csv: bool

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from small_logs import log_columns, make_config, run, write_rows
 
@@ -50,7 +50,6 @@ def delimited_lines(draw: st.DrawFn) -> tuple[str, list[str]]:
     return delimiter, [delimiter.join(row) for row in rows]
 
 
-@settings(deadline=None)
 @given(delimited_lines(), st.sampled_from([1, 7, 100]))
 def test_lines_are_split_at_a_delimiter_of_several_characters_as_python_splits_them(
     tmp_path_factory: pytest.TempPathFactory, drawn: tuple[str, list[str]], rows_per_partition: int
@@ -160,7 +159,6 @@ def test_a_key_of_the_last_row_only_is_a_column(tmp_path: Path, monkeypatch: pyt
 CELLS = st.text(st.sampled_from('ab,"\n '), max_size=4)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=30), st.integers(1, 12), st.booleans())
 def test_a_gzip_is_cut_as_the_text_in_it(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], rows_per_partition: int, is_csv: bool

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ArtifactError
@@ -59,7 +59,6 @@ def counts_of(found: Vocabulary) -> dict[str, int]:
 texts = st.text(st.sampled_from("abcdé"), max_size=2)
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(texts), min_size=1, max_size=4), st.integers(1, 3), st.integers(1, 9))
 def test_the_counts_of_all_parts_are_added_up_in_any_number_of_ranges(
     tmp_path_factory: pytest.TempPathFactory, parts: Parts, min_count: int, limit: int
@@ -74,7 +73,6 @@ def test_the_counts_of_all_parts_are_added_up_in_any_number_of_ranges(
     assert found.fingerprint() == whole.fingerprint()
 
 
-@settings(deadline=None)
 @given(st.lists(texts, min_size=1), st.lists(texts), st.integers(1, 5))
 def test_every_value_has_its_own_row_and_others_are_unseen(
     tmp_path_factory: pytest.TempPathFactory, known: list[str], asked: list[str], batch_values: int
@@ -88,7 +86,6 @@ def test_every_value_has_its_own_row_and_others_are_unseen(
     assert found.rows_of(pa.array(asked, pa.string())).tolist() == [rows.get(value, 0) for value in asked]
 
 
-@settings(deadline=None)
 @given(st.lists(texts), st.lists(texts))
 def test_a_later_fit_only_adds(tmp_path_factory: pytest.TempPathFactory, first: list[str], second: list[str]) -> None:
     folder = tmp_path_factory.mktemp("grown")

@@ -154,7 +154,9 @@ def test_a_row_without_a_value_in_the_window_column_is_bad(tmp_path: Path) -> No
 @pytest.mark.parametrize("log", ["log.parquet", "log.csv"])
 def test_a_window_without_a_row_is_said_with_its_ends(tmp_path: Path, log: str) -> None:
     write_rows(tmp_path / log, log_columns())
-    with pytest.raises(DataError, match=r"holds no row whose .minute. is in 100 to 200\. See whether .*; or move preprocess\.window"):
+    with pytest.raises(
+        DataError, match=r"holds no row whose .minute. is in 100 to 200\. See whether .*; or move preprocess\.window"
+    ):
         run(make_config(tmp_path, log, window={"column": "minute", "from": 100, "to": 200}))
 
 

@@ -41,7 +41,7 @@ pieces = st.one_of(
 names = st.one_of(
     st.sampled_from(TRICKS), st.text(max_size=30), st.builds("/".join, st.lists(pieces, min_size=1, max_size=6))
 )
-many = settings(max_examples=NUM_EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=NUM_EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def forge(folder: Path, **fields: Any) -> None:

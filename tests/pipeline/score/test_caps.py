@@ -43,7 +43,7 @@ def ranked_row_by_row(
     return kept, num_capped
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(ROWS, st.integers(1, 8), st.lists(st.integers(1, 3), min_size=1, max_size=2), st.integers(1, 3))
 def test_capped_rows_are_those_that_are_left_row_by_row(
     rows: list[tuple[int, float, int, int, int]], k: int, limits: list[int], factor: int

@@ -91,7 +91,7 @@ def grow(inner: st.SearchStrategy[ast.expr]) -> st.SearchStrategy[ast.expr]:
     )
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.recursive(LEAVES, grow, max_leaves=12), st.randoms(use_true_random=False))
 def test_a_formula_means_what_python_means_by_it(tree: ast.expr, random: Any) -> None:
     # Python's own printer writes only the parentheses that Python's precedence needs.
@@ -273,7 +273,7 @@ TOKENS = [
 ]
 
 
-@settings(deadline=None, max_examples=600)
+@settings(max_examples=600)
 @given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(TOKENS), max_size=14).map(" ".join)))
 def test_any_text_is_refused_or_means_what_python_means_by_it(text: str) -> None:
     try:

@@ -144,7 +144,7 @@ ROWS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(FILTERS, ROWS)
 def test_a_filter_keeps_what_python_keeps_row_by_row(drawn: Drawn, rows: list[dict[str, Any]]) -> None:
     text, evaluate = drawn
@@ -242,7 +242,7 @@ TOKENS = [*NAMES, "and", "or", "not", "in", "is", "null", "<", ">=", "==", "!=",
           "*", "exp", "2", "'"]  # fmt: skip
 
 
-@settings(deadline=None, max_examples=600)
+@settings(max_examples=600)
 @given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(TOKENS), max_size=14).map(" ".join)))
 def test_any_text_is_refused_or_keeps_some_rows(text: str) -> None:
     try:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -40,13 +40,11 @@ def ranked_by_pandas(request: Ids, score: Scores, item: Ids, k: int) -> list[tup
     return [tuple(row) for row in frame.itertuples(index=False)]
 
 
-@settings(deadline=None)
 @given(ROWS, st.integers(1, 12))
 def test_the_best_of_each_request_are_those_of_pandas(rows: list[tuple[int, float, int]], k: int) -> None:
     assert ranked(*as_arrays(rows), k) == ranked_by_pandas(*as_arrays(rows), k)
 
 
-@settings(deadline=None)
 @given(ROWS.flatmap(lambda rows: st.tuples(st.just(rows), st.permutations(rows))), st.integers(1, 12))
 def test_the_order_of_the_input_does_not_matter(
     orders: tuple[list[tuple[int, float, int]], list[tuple[int, float, int]]], k: int

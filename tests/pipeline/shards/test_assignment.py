@@ -2,7 +2,12 @@
 
 import hashlib
 import json
+import sys
+import tracemalloc
 from collections import Counter
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.shards.assignment import (
+    EpochBlocks,
     Piece,
     SampleOrder,
-    cut,
-    epoch_blocks,
-    lane_pieces,
     lane_range,
     lanes_of_rank,
     window_order,
@@ -24,7 +27,7 @@ Place = tuple[int, int]  # shard and row
 
 orders = st.builds(
     SampleOrder,
-    shard_rows=st.lists(st.integers(1, 60), min_size=1, max_size=6).map(tuple),
+    shard_rows=st.lists(st.integers(0, 60), min_size=1, max_size=6).filter(any).map(tuple),
     num_lanes=st.integers(1, 12),
     rows_per_lane=st.integers(1, 7),
     block_rows=st.integers(1, 9),
@@ -43,9 +46,14 @@ def all_rows(order: SampleOrder) -> list[Place]:
     return [(shard, row) for shard, rows in enumerate(order.shard_rows) for row in range(rows)]
 
 
+def dealt_rows(order: SampleOrder, epoch: int, lane: int) -> list[Place]:
+    """All rows of a lane in the order of the blocks."""
+    return rows_of(EpochBlocks(order, epoch).cut(*lane_range(order, lane)))
+
+
 def lane_rows(order: SampleOrder, epoch: int, lane: int) -> list[Place]:
     """All rows of a lane in the order in which it takes them."""
-    rows, taken = rows_of(lane_pieces(order, epoch_blocks(order, epoch), lane)), []
+    rows, taken = dealt_rows(order, epoch, lane), []
     for window, first in enumerate(range(0, len(rows), order.window_rows)):
         inside = rows[first : first + order.window_rows]
         taken += [inside[place] for place in window_order(order, epoch, lane, window, len(inside))]
@@ -59,11 +67,12 @@ def epoch_rows(order: SampleOrder, epoch: int) -> list[list[Place]]:
 def lane_step(order: SampleOrder, epoch: int, lane: int, step: int) -> list[Place]:
     """What a lane takes at a step, found without any earlier step."""
     first, end = lane_range(order, lane)
-    pieces = lane_pieces(order, epoch_blocks(order, epoch), lane)
+    blocks = EpochBlocks(order, epoch)
     taken = []
     for place in range(step * order.rows_per_lane, min((step + 1) * order.rows_per_lane, end - first)):
         window, offset = divmod(place, order.window_rows)
-        inside = rows_of(cut(pieces, window * order.window_rows, (window + 1) * order.window_rows))
+        start = first + window * order.window_rows
+        inside = rows_of(blocks.cut(start, min(start + order.window_rows, end)))
         taken.append(inside[window_order(order, epoch, lane, window, len(inside))[offset]])
     return taken
 
@@ -76,7 +85,7 @@ def test_every_row_is_taken_once_per_epoch(order: SampleOrder, epoch: int) -> No
 
 @given(orders, epochs)
 def test_blocks_are_neighbouring_rows_of_one_shard_and_hold_every_row(order: SampleOrder, epoch: int) -> None:
-    blocks = epoch_blocks(order, epoch)
+    blocks = EpochBlocks(order, epoch).cut(0, order.num_rows)
     assert Counter(rows_of(blocks)) == Counter(all_rows(order))
     assert max(block.rows for block in blocks) <= order.block_rows
     assert len(blocks) == sum(-(-rows // order.block_rows) for rows in order.shard_rows)
@@ -116,9 +125,8 @@ def test_without_shuffling_the_lanes_one_after_the_other_are_the_files(order: Sa
 @given(orders, epochs)
 def test_a_row_stays_in_its_window(order: SampleOrder, epoch: int) -> None:
     """The memory that a lane needs is one window."""
-    blocks = epoch_blocks(order, epoch)
     for lane in range(order.num_lanes):
-        dealt, taken = rows_of(lane_pieces(order, blocks, lane)), lane_rows(order, epoch, lane)
+        dealt, taken = dealt_rows(order, epoch, lane), lane_rows(order, epoch, lane)
         for first in range(0, len(dealt), order.window_rows):
             window = slice(first, first + order.window_rows)
             assert Counter(taken[window]) == Counter(dealt[window])
@@ -154,14 +162,49 @@ def test_shuffling_leaves_little_of_the_order_of_the_files() -> None:
     assert np.mean(np.abs(np.diff(places)) == 1) < 0.02
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 50), st.integers(1, 9)), max_size=8), st.data())
-def test_a_cut_of_pieces_is_a_slice_of_their_rows(sizes: list[tuple[int, int, int]], data: st.DataObject) -> None:
-    pieces = [Piece(*size) for size in sizes]
-    rows = rows_of(pieces)
+@given(orders, epochs, st.data())
+def test_a_cut_of_an_epoch_is_a_slice_of_its_rows(order: SampleOrder, epoch: int, data: st.DataObject) -> None:
+    blocks = EpochBlocks(order, epoch)
+    rows = rows_of(blocks.cut(0, order.num_rows))
     first = data.draw(st.integers(0, len(rows)))
     end = data.draw(st.integers(first, len(rows) + 3))
-    assert rows_of(cut(pieces, first, end)) == rows[first:end]
-    assert all(piece.rows > 0 for piece in cut(pieces, first, end))
+    assert rows_of(blocks.cut(first, end)) == rows[first:end]
+    assert all(piece.rows > 0 for piece in blocks.cut(first, end))
+
+
+def lines_run(function: Callable[..., Any], *arguments: Any) -> int:
+    """How many lines of Python a call runs."""
+    lines = [0]
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        lines[0] += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function(*arguments)
+    finally:
+        sys.settrace(before)
+    return lines[0]
+
+
+def test_a_window_is_found_in_as_many_steps_wherever_it_lies() -> None:
+    few, many = (EpochBlocks(SampleOrder((rows,), 1, 2, 2, 3, seed=0), 0) for rows in (60, 60_000))
+    first, last, of_many = lines_run(few.cut, 0, 6), lines_run(few.cut, 54, 60), lines_run(many.cut, 59_994, 60_000)
+    assert first == last == of_many
+
+
+def test_an_epoch_of_many_blocks_takes_a_few_bytes_of_each() -> None:
+    tracemalloc.start()
+    try:
+        blocks = EpochBlocks(SampleOrder((64_000, 35_999), 4, 1, 1, 1, seed=0), 0)
+        kept, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert blocks.cut(0, 1)
+    assert kept < 20 * 99_999
+    assert most < 40 * 99_999
 
 
 @given(st.integers(1, 8), st.integers(1, 6))

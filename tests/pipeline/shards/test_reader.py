@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from small_shards import make_table, write_dataset
 
 from pipeline.preprocess.config import Compression
-from pipeline.shards.assignment import SampleOrder, epoch_blocks, lane_pieces, window_order
+from pipeline.shards.assignment import EpochBlocks, SampleOrder, lane_range, window_order
 from pipeline.shards.manifest import ShardEntry
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.writer import write_shard
@@ -126,7 +126,7 @@ def test_the_rows_on_disk_come_in_the_order_of_the_assignment(
     for lane in range(order.num_lanes):
         dealt = [
             int(first_keys[piece.shard]) + piece.first_row + row
-            for piece in lane_pieces(order, epoch_blocks(order, epoch), lane)
+            for piece in EpochBlocks(order, epoch).cut(*lane_range(order, lane))
             for row in range(piece.rows)
         ]
         windows = [dealt[first : first + order.window_rows] for first in range(0, len(dealt), order.window_rows)]

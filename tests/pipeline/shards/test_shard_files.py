@@ -2,6 +2,7 @@
 
 import errno
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from small_shards import TABLE_ROWS, make_schema, make_table, open_shards, write_whole_dataset
 
 from pipeline.errors import ArtifactError, StorageError
+from pipeline.files import sha256_of
 from pipeline.preprocess.config import Compression
 from pipeline.shards.manifest import DatasetIndex, id_type, shard_schema, verify_shards
 from pipeline.shards.writer import write_shard
@@ -60,6 +62,39 @@ def test_a_missing_shard_is_named(tmp_path: Path, written: DatasetIndex) -> None
     for check in (lambda: verify_shards(tmp_path, list(written.shards)), lambda: open_shards(tmp_path, written.shards)):
         with pytest.raises(ArtifactError, match=written.shards[1].path):
             check()
+
+
+def test_the_content_of_shards_is_checked_at_the_same_time(
+    tmp_path: Path, written: DatasetIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(2)
+
+    def meet_another(path: Path) -> str:
+        together.wait(20)
+        return sha256_of(path)
+
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("pipeline.shards.manifest.sha256_of", meet_another)
+    verify_shards(tmp_path, list(written.shards[:2]))
+
+
+def test_of_damaged_shards_the_first_of_the_index_is_named_though_a_later_one_is_found_before(
+    tmp_path: Path, written: DatasetIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = threading.Event()
+
+    def find_the_second_before(path: Path) -> str:
+        if path.name == written.shards[0].path:
+            found.wait(20)
+        else:
+            found.set()
+        return "0" * 64
+
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("pipeline.shards.manifest.sha256_of", find_the_second_before)
+    with pytest.raises(ArtifactError, match=rf"{written.shards[0].path} is damaged: sha256 000000000000, expected"):
+        verify_shards(tmp_path, list(written.shards))
+    assert found.is_set()
 
 
 def test_the_reader_names_a_shard_with_another_number_of_rows(tmp_path: Path, written: DatasetIndex) -> None:

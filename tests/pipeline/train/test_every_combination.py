@@ -41,7 +41,7 @@ def test_every_balancer_learns_its_rows_by_heart(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["table_wise", "row_wise"])
+@pytest.mark.parametrize("sharding", [pytest.param("table_wise", marks=pytest.mark.exhaustive), "row_wise"])
 def test_two_ranks_have_the_losses_of_one_with_every_front_end(sharding: str, tmp_path: Path) -> None:
     bodies = ["mmoe", "stem"]
     one = on_ranks(losses_of_front_ends, 1, tmp_path, bodies, NUM_STEPS, "table_wise")

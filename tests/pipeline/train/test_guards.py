@@ -21,7 +21,8 @@ from pipeline.train.guards.loss_watch import LossWatch
 from pipeline.train.guards.stopping import Signals, StopFile, on_sigterm
 from pipeline.train.guards.watchdog import Watchdog
 from pipeline.train.prefetch import DEPTH, prefetched
-from pipeline.train.run import _train_rank, one_rank_group
+from pipeline.train.rank import train_rank
+from pipeline.train.run import one_rank_group
 
 WAIT_SECONDS = 20
 
@@ -117,11 +118,51 @@ def test_the_first_bad_step_is_named_with_its_tasks_and_its_batch(tmp_path: Path
     assert f"the last good checkpoint is {tmp_path}/step-00000240" in str(caught.value)
 
 
+class AloneOnTheRoll:
+    """A roll call of one rank."""
+
+    def gather(self, text: str) -> list[str]:
+        return [text]
+
+
+def checked(state: dict[str, Any]) -> str:
+    """What the check of a state after step 1 says, if anything."""
+    watch = LossWatch(["click"], 100, lambda: None, torch.device("cpu"))
+    try:
+        watch.check_state(1, state, AloneOnTheRoll())  # type: ignore[arg-type]
+    except TrainingError as error:
+        return error.what
+    return ""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_value_that_is_no_number_is_found_at_any_place_of_a_state(
+    value: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.train.guards.loss_watch.VALUES_AT_ONCE", 16)
+    good = {"lengths": torch.arange(9), "none": torch.zeros(0, 4), "step": torch.tensor(3.0), "seen": torch.ones(2) > 0}
+    for place in range(41):
+        row = torch.randn(41).to(dtype)
+        assert not checked({**good, "model": {"table": row.view(1, 41), "turned": row.expand(3, 41).T}})
+        row[place] = value
+        assert checked({**good, "model": {"table": row}}).startswith("tensor model.table is not a number at step 1")
+        assert "model.turned" in checked({**good, "model": {"turned": row.expand(3, 41).T}})
+
+
+def test_the_check_of_a_state_needs_no_memory_of_the_size_of_a_table() -> None:
+    table = torch.ones(1 << 20)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        assert not checked({"table": table})
+    taken = [event.self_cpu_memory_usage for event in profile.events()]
+    assert 0 < sum(size for size in taken if size > 0) < table.nbytes / 100
+
+
 def test_a_machine_that_will_be_taken_away_gets_a_checkpoint_and_the_run_goes_on(make_config: Any) -> None:
     config = make_config(train={"log_every_steps": 7, "keep_checkpoints": 9})
     looks = iter([False, True])
     with one_rank_group(config):
-        _train_rank(config, Signals(is_preempted=lambda: next(looks, False)))
+        train_rank(config, Signals(is_preempted=lambda: next(looks, False)))
     steps = [read_manifest(path).step for path in list_checkpoints(config.checkpoints_dir)]
     num_steps = -(-read_index(config.dataset_dir).num_rows("train") // config.train.global_batch_size)
     assert steps == [14, num_steps]

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from pipeline.config import build
 from pipeline.errors import ConfigError
 from pipeline.run_config import RunConfig
 from pipeline.train.config import ShardingConfig
-from pipeline.train.tables.placement import Hardware, Placement, place
+from pipeline.train.tables.misfit import misfit
+from pipeline.train.tables.placement import Hardware, Placement, TableSet, place
 from pipeline.train.tables.plan import plan_run, tables_of
 from pipeline.train.tables.sharding import plan_tables
 
@@ -310,19 +312,45 @@ def test_a_run_writes_the_plan_that_the_verb_prints() -> None:
     assert "memory per rank: 64.0 GiB host (48.0 for tables); 25% is reserved" in text
 
 
-def refusals() -> list[Any]:
+def refusals() -> list[str]:
+    """What two ranks raise; the first one looks for remedies only after the second one has raised."""
     os.environ.pop("LOCAL_WORLD_SIZE", None)
-    with pytest.raises(ConfigError) as raised:
-        plan_here(config_with(), ShardingConfig(host_memory_gib=0.5))
+    store = dist.distributed_c10d._get_default_store()
+
+    def misfit_at_last(tables: TableSet, hardware: Hardware) -> ConfigError:
+        store.wait(["told"], timedelta(seconds=30))
+        return misfit(tables, hardware)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pipeline.train.tables.sharding.misfit", misfit_at_last)
+        with pytest.raises(ConfigError) as raised:
+            plan_here(config_with(), ShardingConfig(host_memory_gib=0.5))
+    if dist.get_rank() == 1:
+        store.set("told", "yes")
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, str(raised.value))
     return found
 
 
-def test_every_rank_learns_that_the_tables_do_not_fit(tmp_path: Path) -> None:
+def test_every_rank_is_told_at_once_that_the_tables_do_not_fit_and_the_first_one_says_what_helps(
+    tmp_path: Path,
+) -> None:
     first, second = on_ranks(refusals, 2, tmp_path)
-    assert first == second
+    hardware = Hardware(2, 2, "cpu", 0.0, host_memory_gib=0.5, reserved_fraction=ShardingConfig().reserved_fraction)
+    assert first == str(refusal(config_with(), hardware))
     assert first.startswith("table 'item' does not fit on 2 ranks")
+    assert second.startswith("the embedding tables do not fit. ")
+
+
+def test_one_rank_alone_says_what_helps() -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    try:
+        with pytest.raises(ConfigError) as raised:
+            plan_here(config_with(), ShardingConfig(host_memory_gib=0.5, reserved_fraction=0.25))
+    finally:
+        dist.destroy_process_group()
+    hardware = Hardware(1, 1, "cpu", 0.0, host_memory_gib=0.5, reserved_fraction=0.25)
+    assert str(raised.value) == str(refusal(config_with(), hardware))
 
 
 # --- the verb

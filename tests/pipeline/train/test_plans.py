@@ -65,7 +65,7 @@ def assert_same_losses(found: dict[str, Tensor], expected_ST: Tensor) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("num_ranks", [pytest.param(2, marks=pytest.mark.exhaustive), 4])
 def test_a_hundred_steps_have_the_losses_of_one_rank(
     references: dict[str, Tensor], tmp_path: Path, num_ranks: int
 ) -> None:

@@ -27,7 +27,7 @@ def one_rank(make_config: Any) -> RunConfig:
 @pytest.mark.parametrize(
     ("num_ranks", "sharding"),
     [
-        (2, {"default": "table_wise"}),
+        pytest.param(2, {"default": "table_wise"}, marks=pytest.mark.exhaustive),
         (2, {"default": "row_wise"}),
         (4, {"tables": {"user_id": "row_wise", "item_id": "data_parallel", "*": "table_wise"}}),
     ],
