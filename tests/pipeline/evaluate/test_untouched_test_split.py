@@ -1,14 +1,11 @@
 """Early stopping and the choice of the checkpoint never see the test split: they do the same where it is poisoned."""
 
-import builtins
-import io
-import os
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from changed_settings import MakeConfig
+from poisoned_test_split import poison_test_split
 
 from pipeline.errors import ArtifactError
 from pipeline.evaluate.run import evaluate
@@ -25,27 +22,6 @@ TRAINING = {
     "dense_optimizer": {"learning_rate": 0.1},
     "keep_checkpoints": 50,
 }
-
-
-def poison_test_split(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Fills the test shards with what is no shard, and returns the paths of those that anything opens from now on."""
-    shards = {str(config.dataset_dir / shard.path) for shard in read_index(config.dataset_dir).of_split("test")}
-    assert shards
-    for path in shards:
-        os.truncate(path, 0)
-    opened: list[str] = []
-
-    def noting(function: Any) -> Any:
-        def call(path: Any, *others: Any, **more: Any) -> Any:
-            if str(path) in shards:
-                opened.append(str(path))
-            return function(path, *others, **more)
-
-        return call
-
-    for module, name in ((builtins, "open"), (io, "open"), (os, "open"), (pa, "memory_map"), (pa, "OSFile")):
-        monkeypatch.setattr(module, name, noting(getattr(module, name)))
-    return opened
 
 
 def losses_by_checkpoint(config: RunConfig) -> dict[str, Any]:

@@ -1,21 +1,16 @@
 """One trial: measured on the validation split alone, resumed where it was stopped, done once."""
 
-import builtins
-import io
-import os
 import threading
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from changed_settings import MakeConfig
+from poisoned_test_split import poison_test_split
 
 from pipeline.errors import ArtifactError, LockedError, StorageError
 from pipeline.evaluate.run import evaluate
 from pipeline.lock import locked
-from pipeline.run_config import RunConfig
-from pipeline.shards.manifest import read_index
 from pipeline.train.checkpoints.checkpoint import list_checkpoints
 from pipeline.train.telemetry import Telemetry, read_history
 from pipeline.train.trainer import Trainer
@@ -27,26 +22,6 @@ VALUES = {"train.max_epochs": 1}
 
 class KilledError(Exception):
     """Stands for the end of the process."""
-
-
-def poison_test_split(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Fills the test shards with what is no shard, and returns the paths of those that anything opens from now on."""
-    shards = {str(config.dataset_dir / shard.path) for shard in read_index(config.dataset_dir).of_split("test")}
-    for path in shards:
-        os.truncate(path, 0)
-    opened: list[str] = []
-
-    def noting(function: Any) -> Any:
-        def call(path: Any, *others: Any, **more: Any) -> Any:
-            if str(path) in shards:
-                opened.append(str(path))
-            return function(path, *others, **more)
-
-        return call
-
-    for module, name in ((builtins, "open"), (io, "open"), (os, "open"), (pa, "memory_map"), (pa, "OSFile")):
-        monkeypatch.setattr(module, name, noting(getattr(module, name)))
-    return opened
 
 
 def test_a_trial_never_opens_the_test_split_and_measures_what_an_evaluation_of_the_validation_split_does(
