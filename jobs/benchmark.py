@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,7 +12,11 @@ from jobs.terminal import print_table, screen
 from pipeline.errors import UsageError
 from pipeline.executor import Progress
 
+if TYPE_CHECKING:
+    from pipeline.benchmark.rounds import Frame
+
 MIN_ROWS = 1000
+MIN_TRAINING_ROWS = 200_000  # a few windows of steps
 
 app = typer.Typer(help="Measure Gatehouse on this machine, also beside others.", no_args_is_help=True)
 
@@ -25,6 +29,7 @@ Out = Annotated[
         help="Receives a JSON line; its page and plot lie beside it. Default: results.jsonl of --work.", metavar="FILE"
     ),
 ]
+Body = Literal["mmoe", "ple"]
 DEFAULT_WORK = Path("runs/benchmark")
 
 
@@ -41,18 +46,13 @@ def preprocess(
     out: Out = None,
 ) -> None:
     """Measure preprocessing: speed, start-up, processor time and memory, on a log that is made once."""
-    frame = _check_frame(rounds, threads, work, out, {"--rows": (rows, MIN_ROWS)})
+    frame, out = _check_frame(rounds, threads, peers, work, out, {"--rows": (rows, MIN_ROWS)})
     if growth and peers:
         raise UsageError("--growth measures Gatehouse alone", "leave --peers out, or --growth")
     from pipeline.benchmark.growth import grow
     from pipeline.benchmark.preprocess import compare
 
-    def measure(start_stage: Callable[[str], Progress]) -> dict[str, Any]:
-        if growth:
-            return grow(frame.work, rows, rounds, frame.num_threads, start_stage)
-        return compare(frame.work, rows, rounds, frame.num_threads, peers, start_stage)
-
-    _show(measure, frame.out)
+    _show(partial(grow if growth else compare, frame, rows), out)
 
 
 @app.command()
@@ -66,28 +66,55 @@ def score(
     out: Out = None,
 ) -> None:
     """Measure scoring beside scoring row by row, whose scores must be the same, with a model that is trained once."""
-    frame = _check_frame(rounds, threads, work, out, {"--requests": (requests, 1), "--candidates": (candidates, 1)})
+    sizes = {"--requests": (requests, 1), "--candidates": (candidates, 1)}
+    frame, out = _check_frame(rounds, threads, peers, work, out, sizes)
     from pipeline.benchmark.score import compare_scoring
 
-    def measure(start_stage: Callable[[str], Progress]) -> dict[str, Any]:
-        return compare_scoring(frame.work, requests, candidates, rounds, frame.num_threads, peers, start_stage)
-
-    _show(measure, frame.out)
+    _show(partial(compare_scoring, frame, requests, candidates), out)
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """What every benchmark is given, checked."""
+@app.command()
+def train(
+    rows: Annotated[int, typer.Option(help="Rows of the log to train on.", metavar="N")] = 2_000_000,
+    body: Annotated[Body, typer.Option(help="The body of the model.")] = "mmoe",
+    rounds: Rounds = 5,
+    peers: Annotated[bool, typer.Option("--peers", help="torch-rechub and deepctr-torch train the same.")] = False,
+    threads: Threads = None,
+    work: Work = DEFAULT_WORK,
+    out: Out = None,
+) -> None:
+    """Measure steps of training in both precisions, how far they are from the least possible, and what is learnt."""
+    frame, out = _check_frame(rounds, threads, peers, work, out, {"--rows": (rows, MIN_TRAINING_ROWS)})
+    from pipeline.benchmark.train.contest import compare_training
 
-    num_threads: int
-    work: Path
-    out: Path
+    _show(partial(compare_training, frame, body, rows), out)
+
+
+@app.command()
+def read(
+    rows: Annotated[int, typer.Option(help="Rows of the log to read.", metavar="N")] = 2_000_000,
+    rounds: Rounds = 5,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="DataLoader, pyarrow.dataset and Ray Data read the same.")
+    ] = False,
+    threads: Threads = None,
+    work: Work = DEFAULT_WORK,
+    out: Out = None,
+) -> None:
+    """Measure how fast a dataset's shards become shuffled batches, and what part of a training step that is."""
+    frame, out = _check_frame(rounds, threads, peers, work, out, {"--rows": (rows, MIN_TRAINING_ROWS)})
+    from pipeline.benchmark.read.contest import compare_reading
+
+    _show(partial(compare_reading, frame, rows), out)
 
 
 def _check_frame(
-    rounds: int, threads: int | None, work: Path, out: Path | None, sizes: dict[str, tuple[int, int]]
-) -> _Frame:
-    """`sizes` has the value and the lowest value of each option that says how much work there is."""
+    rounds: int, threads: int | None, peers: bool, work: Path, out: Path | None, sizes: dict[str, tuple[int, int]]
+) -> tuple["Frame", Path]:
+    """What every benchmark is given, and the file of records.
+
+    `sizes` has the value and the lowest value of each option that says how much work there is.
+    """
     num_cores = len(os.sched_getaffinity(0))
     num_threads = num_cores if threads is None else threads
     if not 1 <= num_threads <= num_cores:
@@ -100,7 +127,9 @@ def _check_frame(
     out = out or work / "results.jsonl"
     if out.suffix != ".jsonl":
         raise UsageError(f"--out is {out}", "give a file that ends in .jsonl; its page and plot get other endings")
-    return _Frame(num_threads, work.absolute(), out)
+    from pipeline.benchmark.rounds import Frame
+
+    return Frame(work.absolute(), rounds, num_threads, peers), out
 
 
 def _show(measure: Callable[[Callable[[str], Progress]], dict[str, Any]], out: Path) -> None:

@@ -1,6 +1,6 @@
 """`gatehouse benchmark preprocess --growth`: the cost as rows and distinct values grow, and its plot."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 
 from pipeline.benchmark.log import VALIDATION_FROM, LogSpec
 from pipeline.benchmark.preprocess import MIN_COUNT, gatehouse, prepare_job
-from pipeline.benchmark.rounds import record, take_rounds
+from pipeline.benchmark.rounds import Frame, StartStage, record, take_rounds
 from pipeline.evaluate.page.plots import BLUE, INK, MUTED, ORANGE
-from pipeline.executor import Progress
 
 GROWTH = "preprocess-growth"
 # Of the rows that are asked for.
@@ -39,9 +38,7 @@ _STYLE: Any = {
 }
 
 
-def grow(
-    work: Path, num_rows: int, num_rounds: int, num_threads: int, start_stage: Callable[[str], Progress]
-) -> dict[str, Any]:
+def grow(frame: Frame, num_rows: int, start_stage: StartStage) -> dict[str, Any]:
     """Gatehouse on logs that grow: the record of all figures, as of a comparison of logs instead of engines.
 
     The wide log has a fifth of `num_rows`, as many, and four times as many. Beside it logs of one categorical, all of
@@ -58,11 +55,11 @@ def grow(
     ]
     contestants = []
     for title, name, spec, min_count in logs:
-        job = prepare_job(work, name, spec, min_count, num_threads, start_stage(f"log of {title}"))
-        contestants.append(gatehouse(work / "growth" / job.log.name, job, title))
-    usages = take_rounds(contestants, num_rounds, num_threads, start_stage("preprocess"))
-    settings = {"rounds": num_rounds, "row_counts": row_counts, "value_counts": value_counts, "tall_rows": tall_rows}
-    return record(GROWTH, settings, contestants, usages, num_threads)
+        job = prepare_job(frame.work, name, spec, min_count, frame.num_threads, start_stage(f"log of {title}"))
+        contestants.append(gatehouse(frame.work / "growth" / job.log.name, job, title))
+    usages = take_rounds(contestants, frame, start_stage("preprocess"))
+    settings = {"row_counts": row_counts, "value_counts": value_counts, "tall_rows": tall_rows}
+    return record(GROWTH, settings, contestants, usages, frame)
 
 
 def draw_growth(found: dict[str, Any], path: Path) -> None:

@@ -2,11 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from statistics import median
 from typing import Any
 
 from pipeline.benchmark.growth import GROWTH
 from pipeline.benchmark.preprocess import PREPROCESS
+from pipeline.benchmark.read.contest import READ
 from pipeline.benchmark.score import SCORE
+from pipeline.benchmark.tables import Table, table_of_runs, table_of_training
+from pipeline.benchmark.train.contest import TRAIN, TRAIN_PLE
 
 
 def _describe_preprocess(found: dict[str, Any]) -> str:
@@ -31,17 +36,70 @@ def _describe_score(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _describe_train(found: dict[str, Any]) -> str:
+    settings, floor = found["settings"], found["checked"]["floor"]
+    rates, seconds = floor["flops_per_second"], floor["seconds"]
+    each = "; ".join(
+        f"{precision}: products at {rates[precision] / 1e12:.2f} TFLOP/s, {1000 * seconds[precision]:.0f} ms a step, "
+        f"{settings['batch_size'] / seconds[precision]:,.0f} samples/s"
+        for precision in seconds
+    )
+    return (
+        f"The log has {settings['rows']:,} rows to train on, the rounds {settings['short_rows']:,} of them, the epoch "
+        f"before the test {settings['long_rows']:,}; the test has {settings['test_rows']:,} others.\n"
+        f"The floor: {floor['flops'] / 1e9:.1f} GFLOP and {floor['activation_bytes'] / 1e6:.0f} MB of activations a "
+        f"batch of {settings['batch_size']:,}; {each}.\nA copy reads and writes "
+        f"{floor['copy_bytes_per_second'] / 1e9:.0f} GB/s; the batch's rows of the tables are gathered in "
+        f"{1000 * floor['gather_seconds']:.1f} ms and scattered in {1000 * floor['scatter_seconds']:.1f} ms."
+    )
+
+
+def _describe_read(found: dict[str, Any]) -> str:
+    settings, runs = found["settings"], found["contestants"][0]["runs"]
+    batch_size = settings["batch_size"]
+    num_rows = found["contestants"][0]["num_rows"]
+    seconds = median(run["seconds"] - run["start_seconds"] for run in runs) * batch_size / num_rows
+    steps = "; ".join(
+        f"{seconds * speed / batch_size:.1%} of a training step in {precision}, which takes "
+        f"{1000 * batch_size / speed:.0f} ms"
+        for precision, speed in found["checked"]["training_samples_per_second"].items()
+    )
+    return f"A batch of {batch_size:,} takes gatehouse {1000 * seconds:.1f} ms: {steps}."
+
+
 @dataclass(frozen=True)
 class Kind:
-    """How the records of a benchmark are shown. `describe` tells of what was checked; contestants of a contest are
-    compared with the first of them."""
+    """How the records of a benchmark are shown. `describe` tells of what was checked."""
 
     explanation: str
-    unit: str = "rows"
+    table: Callable[[dict[str, Any]], Table]
     describe: Callable[[dict[str, Any]], str] | None = None
-    is_contest: bool = True
 
 
+TRAIN_KIND = Kind(
+    """\
+Steps of training with batches of 4,096: 26 categoricals with one value each and tables of 2.7 million rows in all, 16
+wide, 13 numbers, 2 binary labels that depend on the features. MMoE has 8 experts of 256 and 128 units, PLE 2 levels of
+such experts, 4 shared and 4 of each task; towers have 64 units. gatehouse is the whole command `gatehouse train`, with
+its reader; a peer has the rows as encoded arrays in memory, its own loop and loader, and layers that lack or add what
+its script says. All have the same rows, tables, batch size and torch, are processes of their own on the same cores, and
+take turns.
+
+samples/s is the median over windows of 10 steps without the first window, and then over the rounds; start is the time
+to the first step; CPU and memory are those of the whole run, which for gatehouse ends with a validation of one batch
+and a checkpoint. "as shipped": with the optimizer of the peer's own examples, for deepctr-torch Adagrad, for
+torch-rechub Adam. "fused Adam": with `torch.optim.Adam(..., fused=True)`, and numbers too small for the normal range
+of a float flushed to 0, without which state of optimizers can slow every step. AUC is of the test, after one epoch of
+more rows, once for each: learning rates are those that each comes with, nobody's were searched.
+
+The floor is the least that a step of gatehouse's model could take here, from speeds that are measured in every round,
+of which the best count: FLOPs of its products / the speed of the largest of them alone + 5 times their outputs / the
+speed of a copy (written, read, read again backwards, and a gradient that is written and read; in bfloat16 half as many
+bytes) + twice a gather of the batch's rows of the tables + a scatter of them.
+""",
+    table_of_training,
+    _describe_train,
+)
 KINDS = {
     PREPROCESS: Kind(
         """\
@@ -51,14 +109,15 @@ the log is in the page cache. They take turns. Every output was compared with th
 unseen values and nulls of each feature and split, means, and a sample of rows with the ids turned back into texts.
 Gatehouse besides checks and profiles the rows, and flushes and hashes its files; the others only encode.
 """,
-        describe=_describe_preprocess,
+        partial(table_of_runs, unit="rows", is_contest=True),
+        _describe_preprocess,
     ),
     GROWTH: Kind(
         """\
 `gatehouse preprocess`, with its start, on logs that grow in rows, and on logs of one categorical that grow in distinct
 values. The bars reach from the lowest round to the highest.
 """,
-        is_contest=False,
+        partial(table_of_runs, unit="rows", is_contest=False),
     ),
     SCORE: Kind(
         """\
@@ -76,7 +135,21 @@ fastest of four batch sizes, tried before the time begins. "ready batches": the 
 batches together row by row: slices of tensors for torch-rechub's predict, and for deepctr-torch, whose predict takes no
 batches, the forward of the model alone. All have the same torch.
 """,
-        unit="candidates",
-        describe=_describe_score,
+        partial(table_of_runs, unit="candidates", is_contest=True),
+        _describe_score,
+    ),
+    TRAIN: TRAIN_KIND,
+    TRAIN_PLE: TRAIN_KIND,
+    READ: Kind(
+        """\
+From a dataset's shards, which are in the page cache, to batches of 4,096 rows as tensors: 26 ids, 13 numbers and 2
+labels a row. gatehouse is the reader of `gatehouse train`: rows shuffled within windows of
+blocks from the whole dataset, every id checked, as a KeyedJaggedTensor. pyarrow.dataset reads the same shards in their
+order, and Ray Data with a shuffle in a buffer of 65,536 rows; DataLoader has all rows as tensors in memory and shuffles
+them. All are processes of their own on the same cores, take turns, and were found to give the same rows; the faster
+ones go through all rows several times. The start ends with the first batch, and the time with the last.
+""",
+        partial(table_of_runs, unit="rows", is_contest=True),
+        _describe_read,
     ),
 }

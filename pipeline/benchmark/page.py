@@ -3,70 +3,18 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from pipeline.benchmark.growth import GROWTH, draw_growth
 from pipeline.benchmark.kinds import KINDS
 from pipeline.benchmark.rounds import FORMAT
+from pipeline.benchmark.tables import GB, Table
 from pipeline.files import write_text
 
-GB = 1e9
 
-
-def summary_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Headers and one row per contestant, medians over the rounds, ranges as "lowest to highest".
-
-    `time` is, per row, a multiple of what the first contestant took in the same round; `time after start` is the same
-    without the start of either.
-    """
-    contestants = found["contestants"]
-    kind = KINDS[found["benchmark"]]
-    headers = [
-        "",
-        "version",
-        f"{kind.unit}/s",
-        "range",
-        "start, s",
-        f"{kind.unit}/s after it",
-        "CPU, s",
-        "others' CPU, s",
-        "peak RSS, GB",
-        "anonymous, GB",
-    ]
-    headers += ["time", "time after start"] if kind.is_contest else []
-    rows = []
-    for one in contestants:
-        num_rows, runs = one["num_rows"], one["runs"]
-        speeds = [num_rows / run["seconds"] for run in runs]
-        row = [
-            one["name"],
-            ", ".join(v if one["name"].startswith(name) else f"{name} {v}" for name, v in one["versions"].items()),
-            f"{median(speeds):,.0f}",
-            f"{min(speeds):,.0f} to {max(speeds):,.0f}",
-            f"{_median_of(runs, 'start_seconds'):.1f}",
-            f"{median(num_rows / (run['seconds'] - run['start_seconds']) for run in runs):,.0f}",
-            f"{_median_of(runs, 'cpu_seconds'):.1f}",
-            f"{_median_of(runs, 'other_cpu_seconds'):.1f}",
-            f"{_median_of(runs, 'peak_rss_bytes') / GB:.2f}",
-            f"{_median_of(runs, 'peak_anonymous_bytes') / GB:.2f}",
-        ]
-        if kind.is_contest:
-            row += [_ratios(one, contestants[0], starts_count) for starts_count in (True, False)]
-        rows.append(row)
-    return headers, rows
-
-
-def _ratios(one: dict[str, Any], first: dict[str, Any], starts_count: bool) -> str:
-    """The times of a contestant per row as multiples of another's in the same rounds, starts that are free left out."""
-
-    def times(contestant: dict[str, Any]) -> list[float]:
-        counts = starts_count and not contestant.get("is_start_free")
-        runs = contestant["runs"]
-        return [(run["seconds"] - (0 if counts else run["start_seconds"])) / contestant["num_rows"] for run in runs]
-
-    ratios = [own / other for own, other in zip(times(one), times(first), strict=True)]
-    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+def summary_rows(found: dict[str, Any]) -> Table:
+    """Headers, and one row per contestant."""
+    return KINDS[found["benchmark"]].table(found)
 
 
 def save(found: dict[str, Any], out: Path) -> list[Path]:
@@ -110,7 +58,3 @@ def _section(found: dict[str, Any], plot_name: str) -> str:
 def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     marks = ["---", "---", *["---:"] * (len(headers) - 2)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (headers, marks, *rows))
-
-
-def _median_of(runs: Sequence[dict[str, float]], figure: str) -> float:
-    return median(run[figure] for run in runs)

@@ -2,18 +2,33 @@
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pipeline.benchmark.environment import locked_versions, make_environment
-from pipeline.benchmark.log import LABELS, TEST_FROM, TIME, VALIDATION_FROM, LogSpec, make_log, read_ahead
+from pipeline.benchmark.log import (
+    LABELS,
+    TEST_FROM,
+    TIME,
+    VALIDATION_FROM,
+    LogSpec,
+    iso_time,
+    make_log,
+    read_ahead,
+)
 from pipeline.benchmark.outputs import DatasetOutput, FilesOutput, Findings, find_differences, inspect
-from pipeline.benchmark.rounds import GATEHOUSE, Contestant, own_versions, record, take_rounds
+from pipeline.benchmark.rounds import (
+    GATEHOUSE,
+    Contestant,
+    Frame,
+    StartStage,
+    own_versions,
+    record,
+    take_rounds,
+)
 from pipeline.errors import ArtifactError
 from pipeline.executor import Progress
 from pipeline.shards.manifest import SPLITS
@@ -51,23 +66,17 @@ def prepare_job(work: Path, name: str, spec: LogSpec, min_count: int, num_thread
     return Job(spec, log, min_count)
 
 
-def compare(
-    work: Path,
-    num_rows: int,
-    num_rounds: int,
-    num_threads: int,
-    with_peers: bool,
-    start_stage: Callable[[str], Progress],
-) -> dict[str, Any]:
+def compare(frame: Frame, num_rows: int, start_stage: StartStage) -> dict[str, Any]:
     """Gatehouse, and the peers if asked for, on the same log in turns: the record of all figures.
 
     Raises:
         ArtifactError: the output of a peer is not that of Gatehouse.
         SetupError: the peers' environment cannot be made, or a run fails.
     """
-    job = prepare_job(work, "wide", LogSpec.wide(num_rows), MIN_COUNT, num_threads, start_stage("log"))
+    work = frame.work
+    job = prepare_job(work, "wide", LogSpec.wide(num_rows), MIN_COUNT, frame.num_threads, start_stage("log"))
     contestants = [gatehouse(work / GATEHOUSE, job)]
-    if with_peers:
+    if frame.with_peers:
         start_stage("environment of the peers")
         python = make_environment(work / "environment", PEERS_LOCK)
         contestants += [peer(work / name, job, name, python) for name in PEERS]
@@ -85,15 +94,14 @@ def compare(
                 "mend the one that is wrong: only the same work can be compared",
             )
 
-    usages = take_rounds(contestants, num_rounds, num_threads, start_stage("preprocess"), check)
+    usages = take_rounds(contestants, frame, start_stage("preprocess"), check)
     checked = {
         "rows": {split: findings[0].facts[f"rows of {split}"] for split in SPLITS},
         "vocabulary_values": findings[0].num_values,
         "sampled_rows": len(findings[0].sample),
         "same_output": [one.name for one in contestants[1:]],
     }
-    settings = {"rows": num_rows, "rounds": num_rounds, "min_count": MIN_COUNT}
-    return record(PREPROCESS, settings, contestants, usages, num_threads, checked)
+    return record(PREPROCESS, {"rows": num_rows, "min_count": MIN_COUNT}, contestants, usages, frame, checked)
 
 
 def gatehouse(folder: Path, job: Job, name: str = GATEHOUSE) -> Contestant:
@@ -104,8 +112,8 @@ def gatehouse(folder: Path, job: Job, name: str = GATEHOUSE) -> Contestant:
     split = {
         "kind": "time",
         "column": TIME,
-        "validation_from": _iso(job.validation_from_us),
-        "test_from": _iso(job.test_from_us),
+        "validation_from": iso_time(job.validation_from_us),
+        "test_from": iso_time(job.test_from_us),
     }
     settings = {
         "workspace": str(workspace),
@@ -143,8 +151,3 @@ def peer(folder: Path, job: Job, name: str, python: Path) -> Contestant:
     script = Path(__file__).parent / "peers" / f"{name}_preprocess.py"
     versions = {name: locked_versions(PEERS_LOCK)[name]}
     return Contestant(name, versions, (python, script, path), out, spec.num_rows)
-
-
-def _iso(time_us: int) -> str:
-    # Whole ticks, which a float of seconds holds to the microsecond.
-    return datetime.fromtimestamp(time_us / 1e6, UTC).isoformat()

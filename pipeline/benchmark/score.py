@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,19 @@ import numpy as np
 from pipeline.benchmark.environment import locked_versions, make_environment
 from pipeline.benchmark.log import read_ahead
 from pipeline.benchmark.process import run_measured
-from pipeline.benchmark.rounds import GATEHOUSE, Contestant, own_versions, record, take_rounds
+from pipeline.benchmark.rounds import (
+    GATEHOUSE,
+    Contestant,
+    Frame,
+    StartStage,
+    own_versions,
+    record,
+    take_rounds,
+)
 from pipeline.benchmark.score_arrays import write_arrays
 from pipeline.benchmark.score_check import Agreement, Columns, compare_ranking, read_columns
 from pipeline.benchmark.score_workload import CANDIDATES, TOP_K, Workload, make_workload
 from pipeline.errors import ArtifactError
-from pipeline.executor import Progress
 
 SCORE = "score"
 PLAIN = "row by row"
@@ -27,28 +33,20 @@ WAYS = ("as shipped", "large batches", "ready batches")
 PEER_ROWS = 500_000
 
 
-def compare_scoring(
-    work: Path,
-    num_requests: int,
-    num_candidates: int,
-    num_rounds: int,
-    num_threads: int,
-    with_peers: bool,
-    start_stage: Callable[[str], Progress],
-) -> dict[str, Any]:
+def compare_scoring(frame: Frame, num_requests: int, num_candidates: int, start_stage: StartStage) -> dict[str, Any]:
     """Gatehouse, the plain path, and the peers if asked for, on the same candidates in turns: the record of all.
 
     Raises:
         ArtifactError: Gatehouse ranks otherwise than the plain path, or a peer does not predict every row.
         SetupError: a peer's environment cannot be made, or a run fails.
     """
-    folder = work / SCORE
-    workload = make_workload(folder / "workload", num_requests, num_candidates, num_threads, start_stage)
+    folder = frame.work / SCORE
+    workload = make_workload(folder / "workload", num_requests, num_candidates, frame.num_threads, start_stage)
     start_stage("check of all candidates of the first requests")
-    sample = _check_sample(workload, folder / "plain", num_threads)
+    sample = _check_sample(workload, folder / "plain", frame.num_threads)
     contestants = [gatehouse(workload), plain(workload, folder / "plain")]
-    if with_peers:
-        contestants += _peers(work, workload, start_stage)
+    if frame.with_peers:
+        contestants += _peers(frame.work, workload, start_stage)
     outputs: dict[str, Columns] = {}
     agreements: list[Agreement] = []
 
@@ -62,11 +60,11 @@ def compare_scoring(
             outputs.clear()
 
     read_ahead(folder / "workload" / "data" / CANDIDATES)
-    usages = take_rounds(contestants, num_rounds, num_threads, start_stage(SCORE), check)
+    usages = take_rounds(contestants, frame, start_stage(SCORE), check)
     peer_rows = min(PEER_ROWS, workload.num_rows)
-    settings = {"requests": num_requests, "candidates": num_candidates, "rounds": num_rounds, "peer_rows": peer_rows}
+    settings = {"requests": num_requests, "candidates": num_candidates, "peer_rows": peer_rows}
     checked = {"all candidates": asdict(sample), f"the best {TOP_K}": asdict(agreements[0])}
-    return record(SCORE, settings, contestants, usages, num_threads, checked)
+    return record(SCORE, settings, contestants, usages, frame, checked)
 
 
 def gatehouse(workload: Workload, *overrides: str) -> Contestant:
@@ -107,7 +105,7 @@ def check_predictions(contestant: Contestant) -> None:
         )
 
 
-def _peers(work: Path, workload: Workload, start_stage: Callable[[str], Progress]) -> list[Contestant]:
+def _peers(work: Path, workload: Workload, start_stage: StartStage) -> list[Contestant]:
     start_stage("environments and arrays of the peers")
     pythons = {name: make_environment(work / "environments" / name, name, borrows=True) for name in PEERS}
     arrays = write_arrays(work / SCORE / "arrays", workload.config, min(PEER_ROWS, workload.num_rows))

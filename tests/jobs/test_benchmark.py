@@ -9,7 +9,10 @@ from test_mistakes import gatehouse
 
 from pipeline.benchmark import score
 from pipeline.benchmark.process import Usage
-from pipeline.benchmark.rounds import Contestant, record
+from pipeline.benchmark.read import contest as read_contest
+from pipeline.benchmark.rounds import Contestant, Frame, record
+from pipeline.benchmark.train import contest as train_contest
+from pipeline.errors import SetupError
 
 
 def test_preprocessing_is_measured_and_recorded(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
@@ -46,15 +49,31 @@ def test_scoring_is_measured_shown_and_recorded(tmp_path: Path, monkeypatch: Any
     def compare(*arguments: Any) -> dict[str, Any]:
         given.extend(arguments[:-1])
         contestant = Contestant("gatehouse", {"gatehouse": "1"}, (), tmp_path, 6)
-        settings = {"requests": 2, "candidates": 3, "rounds": 1, "peer_rows": 5}
-        return record("score", settings, [contestant], [[Usage(2.0, 0.5, 1.0, 0.0, 1, 1)]], 1, {})
+        settings = {"requests": 2, "candidates": 3, "peer_rows": 5}
+        return record("score", settings, [contestant], [[Usage(2.0, 0.5, 1.0, 0.0, 1, 1)]], arguments[0], {})
 
     monkeypatch.setattr(score, "compare_scoring", compare)
     options = ("--requests", "2", "--candidates", "3", "--rounds", "1", "--threads", "1", "--peers")
     code, error = gatehouse(monkeypatch, capsys, "benchmark", "score", *options, "--work", str(tmp_path))
     assert (code, error) == (0, "")
-    assert given == [tmp_path, 2, 3, 1, 1, True]
+    assert given == [Frame(tmp_path, 1, 1, True), 2, 3]
     assert "peers predict 5." in (tmp_path / "results.md").read_text()
+
+
+def test_training_and_reading_are_asked_for_with_their_options(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    given: list[Any] = []
+
+    def stop(*arguments: Any) -> dict[str, Any]:
+        given.append(arguments[:-1])
+        raise SetupError("it was asked for", "ask for no more")
+
+    monkeypatch.setattr(train_contest, "compare_training", stop)
+    monkeypatch.setattr(read_contest, "compare_reading", stop)
+    options = ("--rows", "300000", "--rounds", "2", "--threads", "1", "--work", str(tmp_path))
+    for arguments in (("train", "--body", "ple", "--peers"), ("read",)):
+        code, error = gatehouse(monkeypatch, capsys, "benchmark", *arguments, *options)
+        assert (code, error) == (2, "error: it was asked for. Ask for no more.\n")
+    assert given == [(Frame(tmp_path, 2, 1, True), "ple", 300_000), (Frame(tmp_path, 2, 1, False), 300_000)]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +89,8 @@ def test_scoring_is_measured_shown_and_recorded(tmp_path: Path, monkeypatch: Any
         ),
         (("score", "--requests", "0"), "--requests is 0. Give at least 1."),
         (("score", "--candidates", "0"), "--candidates is 0. Give at least 1."),
+        (("train", "--rows", "199999"), "--rows is 199999. Give at least 200,000."),
+        (("read", "--rows", "1"), "--rows is 1. Give at least 200,000."),
     ],
 )
 def test_a_wrong_option_is_one_line(arguments: tuple[str, ...], said: str, monkeypatch: Any, capsys: Any) -> None:

@@ -78,3 +78,21 @@ def test_the_values_of_an_even_log_take_turns(tmp_path: Path) -> None:
     assert sorted(values[:1000]) == sorted(f"c00_{value}" for value in range(1000))
     assert values[1000:] == values[:250]
     assert values[:3] != ["c00_0", "c00_1", "c00_2"]
+
+
+def test_labels_follow_the_features_of_a_learnable_log_alone(tmp_path: Path) -> None:
+    """The mean label of each value in one half of the rows tells the other half's labels apart."""
+    gaps = {}
+    for is_learnable in (False, True):
+        folder = tmp_path / str(is_learnable)
+        make_log(folder, LogSpec(20_000, (10,) * 6, 0, is_learnable=is_learnable), 1)
+        table = _read(folder)
+        label, score = np.asarray(table["click"]), np.zeros(20_000)
+        for name in table.column_names[:6]:
+            place = np.asarray(table[name].combine_chunks().dictionary_encode().indices.fill_null(10))
+            sums = np.bincount(place[:10_000], label[:10_000], 11)
+            score += (sums / np.maximum(np.bincount(place[:10_000], minlength=11), 1))[place]
+        tested, is_click = score[10_000:], label[10_000:] > 0
+        gaps[is_learnable] = (tested[is_click].mean() - tested[~is_click].mean()) / tested.std()
+    assert abs(gaps[False]) < 0.1
+    assert gaps[True] > 0.3

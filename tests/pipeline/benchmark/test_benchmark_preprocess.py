@@ -14,6 +14,7 @@ from pipeline.benchmark.log import LogSpec
 from pipeline.benchmark.outputs import DatasetOutput, FilesOutput, find_differences, inspect
 from pipeline.benchmark.preprocess import MIN_COUNT, PEERS, Job, compare, gatehouse, peer, prepare_job
 from pipeline.benchmark.process import run_measured
+from pipeline.benchmark.rounds import Frame
 from pipeline.errors import ArtifactError
 
 # Where `gatehouse benchmark preprocess --peers` makes it, if it was ever run in this checkout.
@@ -80,4 +81,4 @@ def test_another_output_stops_the_benchmark(tmp_path: Path, monkeypatch: Any) ->
     if _python_of("pandas") is None:
         pytest.skip("pandas is in no environment")
     with pytest.raises(ArtifactError, match=r"pandas/out does not hold what gatehouse made of the same log, in \d+ "):
-        compare(tmp_path, 5_000, 1, 1, True, lambda _: _ignore)
+        compare(Frame(tmp_path, 1, 1, True), 5_000, lambda _: _ignore)

@@ -14,6 +14,7 @@ from pipeline.benchmark import score_workload
 from pipeline.benchmark.candidate_rows import candidate_rows
 from pipeline.benchmark.page import save
 from pipeline.benchmark.process import run_measured
+from pipeline.benchmark.rounds import Frame
 from pipeline.benchmark.score import PEERS, WAYS, check_predictions, compare_scoring, peer
 from pipeline.benchmark.score_arrays import NUMBERS, write_arrays
 from pipeline.benchmark.score_workload import Workload, make_workload
@@ -62,7 +63,7 @@ def workload(work: Path) -> Workload:
 @pytest.mark.exhaustive
 def test_both_paths_rank_alike_and_are_measured(work: Path, workload: Workload, tmp_path: Path) -> None:
     before = (workload.folder / "data" / "simulation.json").stat().st_mtime_ns
-    found = compare_scoring(work, NUM_REQUESTS, NUM_CANDIDATES, 1, 1, False, lambda _: _ignore)
+    found = compare_scoring(Frame(work, 1, 1), NUM_REQUESTS, NUM_CANDIDATES, lambda _: _ignore)
     assert (workload.folder / "data" / "simulation.json").stat().st_mtime_ns == before
     assert [one["name"] for one in found["contestants"]] == ["gatehouse", "row by row"]
     assert [one["num_rows"] for one in found["contestants"]] == [180, 180]
