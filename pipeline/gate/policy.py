@@ -30,7 +30,8 @@ def check_gate(policy: GateConfig, schema: Schema, evaluate: EvaluateConfig) -> 
     """Checks the names in a policy before any work is done.
 
     Raises:
-        ConfigError: a task, a metric, a dimension or a feature is none that the report will have, or a rule does not fit it.
+        ConfigError: a task, a metric, a dimension or a feature is none that the report will have, or a rule does not
+            fit it.
     """
     things = {thing.name: thing for thing in measured_things(schema.tasks)}
     for task, metrics in policy.tasks.items():

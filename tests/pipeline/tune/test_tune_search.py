@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from changed_settings import MakeConfig, merged
-from test_tune_trial import poison_test_split
+from poisoned_test_split import poison_test_split
 
 from pipeline.config import build
 from pipeline.errors import ArtifactError, StorageError, TrainingError, UsageError
