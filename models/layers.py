@@ -98,7 +98,8 @@ class ExpertBank(nn.Module):
 
     def forward(self, x_GBI: Tensor) -> Tensor:
         h_GBN = silu(self.first(x_GBI))
-        h_EBH = h_GBN.view(*x_GBI.shape[:2], self.num_experts, -1).transpose(1, 2).flatten(0, 1)
+        # In one piece: the weight gradient of the next layer takes many times as long over strides.
+        h_EBH = h_GBN.view(*x_GBI.shape[:2], self.num_experts, -1).transpose(1, 2).flatten(0, 1).contiguous()
         for layer in self.later:
             h_EBH = silu(layer(h_EBH))
         h_BEH: Tensor = h_EBH.transpose(0, 1)
