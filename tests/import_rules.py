@@ -16,7 +16,7 @@ ORDER = (
     ("errors",),
     ("files",),
     ("s3",),
-    ("config", "storage", "lock"),
+    ("config", "storage", "lock", "forms"),
     ("feature_kinds", "executor"),
     ("schema",),
     ("preprocess.config", "train.config"),
@@ -48,9 +48,12 @@ PEERS = {
     "pandas": {"pandas", "numpy"},
     "deepctr": {"deepctr_torch", "torch", "numpy"},
     "rechub": {"torch_rechub", "torch", "numpy"},
+    "torch": {"torch", "numpy"},
 }
 # The only file that imports MLflow's client, which is an extra: inside its functions.
 MLFLOW_CLIENT = "pipeline/registry/mirror/server.py"
+# What lies beside them for those with torch.
+SHARED_BY_PEERS = "torch_job"
 ONLY_OF_PEERS = set().union(*PEERS.values()) - {"torch", "numpy"}
 TORCH = {"torch", "torchrec", "fbgemm_gpu", "tensordict", "torchmetrics"}
 TORCH_FREE = (
@@ -166,7 +169,7 @@ def is_foreign_to_peers(found: Import) -> bool:
     package = found.target.split(".")[0]
     if found.path.startswith(PEERS_FOLDER):
         peer = found.path.removeprefix(PEERS_FOLDER).split("_")[0]
-        return package not in {*sys.stdlib_module_names, *PEERS.get(peer, ())}
+        return package not in {*sys.stdlib_module_names, SHARED_BY_PEERS, *PEERS.get(peer, ())}
     return package in ONLY_OF_PEERS or found.is_of(PEERS_FOLDER.rstrip("/").replace("/", "."))
 
 

@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from typing import Any
 
 from pipeline.benchmark.machine import measure_machine
 from pipeline.benchmark.process import Usage, run_measured
-from pipeline.doctor import installed_versions
+from pipeline.doctor import code_revision, installed_versions
 from pipeline.executor import Progress
 
 FORMAT = 1
@@ -110,7 +109,7 @@ def record(
         "format": FORMAT,
         "benchmark": benchmark,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "revision": _revision(),
+        "revision": code_revision(),
         "python": platform.python_version(),
         "machine": asdict(measure_machine(frame.num_threads)),
         "num_threads": frame.num_threads,
@@ -127,12 +126,3 @@ def record(
             for one, own in zip(contestants, usages, strict=True)
         ],
     }
-
-
-def _revision() -> str | None:
-    """The commit of this checkout, marked if files were changed; None outside one."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -1,16 +1,13 @@
 """What the gate decides on: a report, what that must be a report of, and how far the data have drifted."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from pipeline.errors import ArtifactError
 from pipeline.evaluate.report.form import Report
-from pipeline.files import retry
+from pipeline.forms import read_form
 from pipeline.preprocess.checks.drift import Finding
 from pipeline.schema import Schema
 
@@ -36,14 +33,7 @@ def read_report(path: Path) -> Report:
     Raises:
         ArtifactError: it is missing, or not a report of this version.
     """
-    try:
-        return Report.model_validate(json.loads(retry(path.read_bytes, path)))
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        reason = f"{'.'.join(map(str, problem['loc']))}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
-    except (OSError, ValueError, RecursionError) as error:
-        reason = str(error) or type(error).__name__
-    raise ArtifactError(f"the report {path} cannot be read: {reason}", "run `gatehouse evaluate` again")
+    return read_form(path, Report, "run `gatehouse evaluate` again")
 
 
 def read_findings(statistics: Mapping[str, Any]) -> list[Finding] | None:

@@ -1,15 +1,16 @@
 """The stages of a slot, each of which can be run again after it was killed and ends as if it had not been."""
 
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import RESOLVED_NAME
+from pipeline.doctor import code_revision
 from pipeline.evaluate.run import REPORT_HTML, REPORT_JSON, evaluate
 from pipeline.executor import Executor, Progress
 from pipeline.export.run import export
-from pipeline.files import retry, sha256_of, write_json
+from pipeline.files import sha256_of, write_json
+from pipeline.forms import read_form
 from pipeline.gate.decide import DECISION_HTML, DECISION_JSON, decide, write_decision
 from pipeline.gate.evidence import Expected, read_findings, read_report
 from pipeline.gate.form import Decision
@@ -77,8 +78,7 @@ def run_stage(run: SlotRun, stage: Stage) -> SlotState:
 
 def read_decision(folder: Path) -> Decision:
     """What the gate decided in a slot."""
-    path = folder / DECISION_JSON
-    return Decision.model_validate_json(retry(path.read_bytes, path))
+    return read_form(folder / DECISION_JSON, Decision, f"remove {folder}: the slot begins anew")
 
 
 def _preprocess(run: SlotRun) -> None:
@@ -122,7 +122,7 @@ def _publish(run: SlotRun) -> int:
         schema_fingerprint=index.schema_fingerprint,
         checkpoint=read_manifest(best_checkpoint(config.checkpoints_dir)).digest,
         config=sha256_of(run.folder / RESOLVED_NAME),
-        code_revision=_code_revision(),
+        code_revision=code_revision(),
         reports=(REPORT_JSON, DECISION_JSON),
     )
     return run.registry.publish(dict(_files_of(config)), lineage)
@@ -145,15 +145,6 @@ def _files_of(config: RunConfig) -> Iterator[tuple[str, Path]]:
         for path in sorted(below.rglob("*")):
             if path.is_file():
                 yield f"{name}/{path.relative_to(below).as_posix()}", path
-
-
-def _code_revision() -> str | None:
-    """The commit of this checkout, marked if files were changed; None outside one."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _promote(run: SlotRun) -> None:

@@ -1,14 +1,11 @@
 """state.json of a slot: which run it is of, against which champion, and which of its stages are complete."""
 
-import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from pipeline.config import Section
-from pipeline.errors import ArtifactError
-from pipeline.files import retry, write_json
+from pipeline.files import write_json
+from pipeline.forms import read_form
 
 STATE_NAME = "state.json"
 Stage = Literal["preprocess", "train", "export", "evaluate", "gate", "publish", "promote", "score"]
@@ -42,13 +39,7 @@ def read_state(folder: Path) -> SlotState | None:
         ArtifactError: the file is damaged.
     """
     path = folder / STATE_NAME
-    if not path.is_file():
-        return None
-    try:
-        return SlotState.model_validate(json.loads(retry(path.read_bytes, path)))
-    except (ValidationError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArtifactError(f"{path} cannot be read: {reason}", f"remove {folder}: the slot begins anew") from error
+    return read_form(path, SlotState, f"remove {folder}: the slot begins anew") if path.is_file() else None
 
 
 def write_state(folder: Path, state: SlotState) -> None:

@@ -7,14 +7,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from pipeline.errors import ArtifactError, GatehouseError, LockedError, SetupError, StoppedError, StorageError
+from pipeline.errors import GatehouseError, LockedError, SetupError, StoppedError, StorageError
 from pipeline.evaluate.measure.measure import measure
 from pipeline.evaluate.prediction_table import measured_things
 from pipeline.evaluate.scoring import PREDICTIONS_FOLDER, score_split
 from pipeline.executor import InProcessExecutor
-from pipeline.files import retry, write_text
+from pipeline.files import write_text
+from pipeline.forms import read_form
 from pipeline.lock import locked
 from pipeline.run_config import RunConfig
 from pipeline.shards.manifest import read_index
@@ -76,14 +75,7 @@ def read_outcome(folder: Path) -> Outcome | None:
         ArtifactError: the file is damaged.
     """
     path = folder / OUTCOME_NAME
-    if not path.is_file():
-        return None
-    try:
-        return Outcome.model_validate_json(retry(path.read_bytes, path))
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(map(str, problem["loc"])) or "it"
-        raise ArtifactError(f"{path}: {where}: {problem['msg']}", f"remove {folder}: the trial begins anew") from error
+    return read_form(path, Outcome, f"remove {folder}: the trial begins anew") if path.is_file() else None
 
 
 def _measure_validation(config: RunConfig, checkpoint: Path) -> dict[str, MeasuredValue]:

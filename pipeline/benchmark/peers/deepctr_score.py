@@ -9,7 +9,6 @@ when the arrays are in memory and the model is built.
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -24,10 +23,10 @@ sys.modules["requests"].__dict__.update(get=lambda _: SimpleNamespace(status_cod
 
 from deepctr_torch.inputs import DenseFeat, SparseFeat, VarLenSparseFeat  # type: ignore[import-not-found] # noqa: E402
 from deepctr_torch.models import MMOE  # type: ignore[import-not-found] # noqa: E402
+from torch_job import fastest  # type: ignore[import-not-found] # noqa: E402
 
 AS_SHIPPED, LARGE_BATCHES = "as shipped", "large batches"
 OWN_BATCH_SIZE = 256  # of its predict
-BATCH_SIZES = (256, 1024, 4096, 16384)
 TRIAL_ROWS = 32_768
 Arrays = dict[str, np.ndarray]
 
@@ -59,17 +58,6 @@ def predict_matrix(model: Any, x: torch.Tensor, batch_size: int) -> np.ndarray:
     """Its forward alone, on slices of one matrix: its predict takes every batch apart into rows and together again."""
     with torch.no_grad():
         return torch.cat([model(x[first : first + batch_size]) for first in range(0, len(x), batch_size)]).numpy()
-
-
-def fastest(predict: Callable[[Any, Any, int], np.ndarray], model: Any, rows: Arrays | torch.Tensor) -> int:
-    """The batch size that takes the least time for some rows."""
-
-    def seconds(batch_size: int) -> float:
-        started = time.perf_counter()
-        predict(model, rows, batch_size)
-        return time.perf_counter() - started
-
-    return min(BATCH_SIZES, key=seconds)
 
 
 def main(job_path: str) -> None:

@@ -10,7 +10,6 @@ log loss of every step. Work begins with the first step; the arrays are in memor
 import json
 import os
 import sys
-import time
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 # It would ask a server for its newest version, in a thread beside the measured work.
 sys.modules["requests"] = ModuleType("requests")
@@ -26,9 +24,9 @@ sys.modules["requests"].__dict__.update(get=lambda _: SimpleNamespace(status_cod
 
 from deepctr_torch.inputs import DenseFeat, SparseFeat  # type: ignore[import-not-found] # noqa: E402
 from deepctr_torch.models import MMOE, PLE  # type: ignore[import-not-found] # noqa: E402
+from torch_job import load, record_steps  # type: ignore[import-not-found] # noqa: E402
 
 AS_SHIPPED = "as shipped"
-Arrays = dict[str, np.ndarray]
 
 
 def build(job: dict[str, Any], num_numbers: int) -> Any:
@@ -50,33 +48,6 @@ def build(job: dict[str, Any], num_numbers: int) -> Any:
         num_levels=job["num_levels"],
         **common,
     )
-
-
-def load(job: dict[str, Any], split: str) -> tuple[Arrays, np.ndarray]:
-    folder = Path(job["arrays"]) / split
-    arrays = {name: np.load(folder / f"{name}.npy") for name in [*job["table_rows"], "numbers"]}
-    return arrays, np.load(folder / "labels.npy")
-
-
-def record_steps(model: Any, job: dict[str, Any]) -> list[dict[str, Any]]:
-    """Says when the first step begins, and fills the list with samples and seconds at the end of every window."""
-    ends: list[dict[str, Any]] = []
-    steps: list[float] = []
-
-    def begin(*_: Any) -> None:
-        if not steps:
-            steps.append(time.perf_counter())
-            print("train ...", file=sys.__stdout__, flush=True)
-
-    def end(*_: Any) -> None:
-        steps.append(time.perf_counter())
-        step = len(steps) - 1
-        if step % job["window_steps"] == 0:
-            ends.append({"kind": "train", "samples": step * job["batch_size"], "seconds": steps[-1] - steps[0]})
-
-    model.register_forward_pre_hook(begin)
-    register_optimizer_step_post_hook(end)
-    return ends
 
 
 def main(job_path: str) -> None:

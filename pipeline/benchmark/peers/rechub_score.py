@@ -9,14 +9,13 @@ bias, and no head. Work begins when the arrays are in memory and the model is bu
 import json
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
+from torch_job import fastest  # type: ignore[import-not-found]
 from torch_rechub.basic.features import DenseFeature, SequenceFeature, SparseFeature  # type: ignore[import-not-found]
 from torch_rechub.models.multi_task import MMOE  # type: ignore[import-not-found]
 from torch_rechub.trainers import MTLTrainer  # type: ignore[import-not-found]
@@ -24,7 +23,6 @@ from torch_rechub.utils.data import PredictDataset  # type: ignore[import-not-fo
 
 AS_SHIPPED, READY_BATCHES = "as shipped", "ready batches"
 OWN_BATCH_SIZE = 1024  # of its examples of multi-task ranking
-BATCH_SIZES = (256, 1024, 4096, 16384)
 TRIAL_ROWS = 32_768
 Arrays = dict[str, Any]
 TYPES = {"binary": "classification", "regression": "regression"}
@@ -58,18 +56,6 @@ def predict_batches(trainer: Any, arrays: Arrays, batch_size: int) -> Any:
     return trainer.predict(trainer.model, ({name: array[own] for name, array in arrays.items()} for own in slices))
 
 
-def fastest(predict: Callable[[Any, Arrays, int], Any], trainer: Any, arrays: Arrays) -> int:
-    """The batch size that takes the least time for some rows."""
-    rows = {name: array[:TRIAL_ROWS] for name, array in arrays.items()}
-
-    def seconds(batch_size: int) -> float:
-        started = time.perf_counter()
-        predict(trainer, rows, batch_size)
-        return time.perf_counter() - started
-
-    return min(BATCH_SIZES, key=seconds)
-
-
 def main(job_path: str) -> None:
     job = json.loads(Path(job_path).read_text())
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -79,7 +65,9 @@ def main(job_path: str) -> None:
     predict = predict_rows
     if job["way"] == READY_BATCHES:
         predict, arrays = predict_batches, {name: torch.from_numpy(array) for name, array in arrays.items()}
-    batch_size = OWN_BATCH_SIZE if job["way"] == AS_SHIPPED else fastest(predict, trainer, arrays)
+    batch_size = OWN_BATCH_SIZE
+    if job["way"] != AS_SHIPPED:
+        batch_size = fastest(predict, trainer, {name: array[:TRIAL_ROWS] for name, array in arrays.items()})
     print("predict ...", flush=True)
     predictions = predict(trainer, arrays, batch_size)
     os.makedirs(job["out"])

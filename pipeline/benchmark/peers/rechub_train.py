@@ -10,15 +10,14 @@ by then.
 import json
 import os
 import sys
-import time
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
+from torch_job import load, record_steps  # type: ignore[import-not-found]
 from torch_rechub.basic.features import DenseFeature, SparseFeature  # type: ignore[import-not-found]
 from torch_rechub.models.multi_task import MMOE, PLE  # type: ignore[import-not-found]
 from torch_rechub.trainers import MTLTrainer  # type: ignore[import-not-found]
@@ -27,7 +26,6 @@ from torch_rechub.utils.data import DataGenerator, PredictDataset  # type: ignor
 AS_SHIPPED = "as shipped"
 SEED = 1
 OWN_OPTIONS = {"lr": 1e-3, "weight_decay": 1e-5}  # of its trainer, and of its examples
-Arrays = dict[str, np.ndarray]
 
 
 def build(job: dict[str, Any], num_numbers: int) -> Any:
@@ -38,33 +36,6 @@ def build(job: dict[str, Any], num_numbers: int) -> Any:
     if job["body"] == "mmoe":
         return MMOE(features, types, job["num_experts"], experts, towers)
     return PLE(features, types, job["num_levels"], job["num_task_experts"], job["num_shared_experts"], experts, towers)
-
-
-def load(job: dict[str, Any], split: str) -> tuple[Arrays, np.ndarray]:
-    folder = Path(job["arrays"]) / split
-    arrays = {name: np.load(folder / f"{name}.npy") for name in [*job["table_rows"], "numbers"]}
-    return arrays, np.load(folder / "labels.npy")
-
-
-def record_steps(model: Any, job: dict[str, Any]) -> list[dict[str, Any]]:
-    """Says when the first step begins, and fills the list with samples and seconds at the end of every window."""
-    ends: list[dict[str, Any]] = []
-    steps: list[float] = []
-
-    def begin(*_: Any) -> None:
-        if not steps:
-            steps.append(time.perf_counter())
-            print("train ...", file=sys.__stdout__, flush=True)
-
-    def end(*_: Any) -> None:
-        steps.append(time.perf_counter())
-        step = len(steps) - 1
-        if step % job["window_steps"] == 0:
-            ends.append({"kind": "train", "samples": step * job["batch_size"], "seconds": steps[-1] - steps[0]})
-
-    model.register_forward_pre_hook(begin)
-    register_optimizer_step_post_hook(end)
-    return ends
 
 
 def main(job_path: str) -> None:
