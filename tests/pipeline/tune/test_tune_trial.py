@@ -125,7 +125,10 @@ def test_a_trial_waits_for_the_process_of_a_search_that_was_killed(
     holder.join()
 
 
-@pytest.mark.parametrize(("content", "said"), [("{", "trial.json cannot be read: Expecting property name"), ('{"trial_version": 2}', "trial_version")])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("{", "trial.json cannot be read: Expecting property name"), ('{"trial_version": 2}', "trial_version")],
+)
 def test_a_damaged_outcome_is_named_with_what_to_do(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / OUTCOME_NAME).write_text(content)
     with pytest.raises(ArtifactError) as caught:
