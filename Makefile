@@ -32,5 +32,5 @@ test-all: set-up
 	@infra/check.sh --cov --cov-report=term:skip-covered
 
 clean:
-	rm -rf .venv *.egg-info build .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache runs/demo runs/demo-data
+	rm -rf .venv *.egg-info build .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache runs/demo runs/demo-data runs/demo-registry
 	find pipeline models jobs tests infra -name __pycache__ -type d -prune -exec rm -rf {} +
