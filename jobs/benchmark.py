@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MIN_ROWS = 1000
 MIN_TRAINING_ROWS = 200_000  # a few windows of steps
+TRAINING_ROWS = 2_000_000
 
 app = typer.Typer(help="Measure Gatehouse on this machine, also beside others.", no_args_is_help=True)
 
@@ -75,19 +76,41 @@ def score(
 
 @app.command()
 def train(
-    rows: Annotated[int, typer.Option(help="Rows of the log to train on.", metavar="N")] = 2_000_000,
+    rows: Annotated[int, typer.Option(help="Rows of the log to train on.", metavar="N")] = TRAINING_ROWS,
     body: Annotated[Body, typer.Option(help="The body of the model.")] = "mmoe",
     rounds: Rounds = 5,
     peers: Annotated[bool, typer.Option("--peers", help="torch-rechub and deepctr-torch train the same.")] = False,
+    growth: Annotated[
+        bool, typer.Option("--growth", help="The MMoE with one size changed at a time; peers with larger tables.")
+    ] = False,
     threads: Threads = None,
     work: Work = DEFAULT_WORK,
     out: Out = None,
 ) -> None:
     """Measure steps of training in both precisions, how far they are from the least possible, and what is learnt."""
+    if growth and (rows, body) != (TRAINING_ROWS, "mmoe"):
+        raise UsageError("--growth has rows and a body of its own", "leave --rows and --body out, or --growth")
     frame, out = _check_frame(rounds, threads, peers, work, out, {"--rows": (rows, MIN_TRAINING_ROWS)})
     from pipeline.benchmark.train.contest import compare_training
+    from pipeline.benchmark.train.growth import grow_training
 
-    _show(partial(compare_training, frame, body, rows), out)
+    _show(partial(grow_training, frame) if growth else partial(compare_training, frame, body, rows), out)
+
+
+@app.command()
+def evaluate(
+    rows: Annotated[int, typer.Option(help="Rows of the log to train on.", metavar="N")] = 2_000_000,
+    rounds: Rounds = 5,
+    peers: Annotated[bool, typer.Option("--peers", help="torch-rechub and deepctr-torch predict the same.")] = False,
+    threads: Threads = None,
+    work: Work = DEFAULT_WORK,
+    out: Out = None,
+) -> None:
+    """Measure the predictions of evaluation in both precisions, and how far apart they are."""
+    frame, out = _check_frame(rounds, threads, peers, work, out, {"--rows": (rows, MIN_TRAINING_ROWS)})
+    from pipeline.benchmark.evaluate.contest import compare_predicting
+
+    _show(partial(compare_predicting, frame, rows), out)
 
 
 @app.command()

@@ -1,10 +1,12 @@
 """The front end: embedding tables and a projection of the numeric inputs, side by side, and what mixes them at once.
 
-Shapes: B rows, D numeric inputs, I width of the result, G groups of tables, K embedding width, N values of a history.
+Shapes: B rows, D numeric inputs, I width of the result, F pooled features, G groups of tables, K embedding width,
+N values of a history.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -78,9 +80,9 @@ class FrontEnd(Combination):
             EmbeddingBagCollection(tables=bags, is_weighted=self._is_weighted, device=device) if bags else None
         )
         self.sequences = _sequence_collection(sequences, device) if sequences else None
-        bag_widths = [self.table_of_feature[name].embedding_dim for name in self.bag_features]
-        self.bag_widths: Tensor
-        self.register_buffer("bag_widths", torch.tensor(bag_widths), persistent=False)
+        # Pooled features beside each other that are as wide: (how many, their width).
+        widths = (self.table_of_feature[name].embedding_dim for name in self.bag_features)
+        self._bag_runs = [(len(list(run)), width) for width, run in groupby(widths)]
         self._combining = Untraced(self._combine)
         self.add_layers(num_dense, dense_width, interaction)
 
@@ -99,11 +101,9 @@ class FrontEnd(Combination):
     ) -> Tensor:
         parts: list[list[Tensor]] = [[] for _ in range(self.num_groups)]
         if bags is not None:
-            # By key: the order of a sharded collection's own values depends on the sharding plan.
-            names = [[keys[name] for name in self.bag_features] for keys in self._keys]
-            weight_BI = self._bag_weights(sparse)
-            for part, sums_BI in zip(parts, KeyedTensor.regroup([bags], names), strict=True):
-                part.append(sums_BI / weight_BI)
+            weight_BF = self._bag_weights(sparse)
+            for part, sums_BI in zip(parts, self._sums(bags), strict=True):
+                part += self._means(sums_BI, weight_BF)
         if sequences is not None:
             for place, (part, keys) in enumerate(zip(parts, self._keys, strict=True)):
                 values = {name: sequences[keys[name]] for name in self.sequence_features}
@@ -119,18 +119,34 @@ class FrontEnd(Combination):
         """The collections of tables, which are sharded."""
         return [part for part in (self.embeddings, self.sequences) if part is not None]
 
+    def _sums(self, bags: KeyedTensor) -> list[Tensor]:
+        """The pooled features of each group in their order; that of a sharded collection depends on its plan."""
+        names = [[keys[name] for name in self.bag_features] for keys in self._keys]
+        if list(bags.keys()) == names[0]:
+            return [bags.values()]
+        sums: list[Tensor] = KeyedTensor.regroup([bags], names)
+        return sums
+
     def _bag_weights(self, sparse: KeyedJaggedTensor) -> Tensor:
         """The sum of the weights of each pooled feature of a row, or how many values it has, or 1 where that is 0.
 
-        Once per column of the feature: [B, I].
+        [B, F] for F pooled features.
         """
         sums = sparse.lengths()
         if self._is_weighted:
             sums = sum_segments(sparse.weights(), sums)
         sums_FB = sums.view(self._num_features, -1)[self._bag_places]
-        sums_FB = torch.where(sums_FB > 0, sums_FB, 1)
-        weight_BI: Tensor = sums_FB.T.repeat_interleave(self.bag_widths, dim=1)
-        return weight_BI
+        # Floats row by row: dividing by other types, or over strides, takes many times as long.
+        return torch.where(sums_FB > 0, sums_FB, 1).T.to(torch.float32, memory_format=torch.contiguous_format)
+
+    def _means(self, sums_BI: Tensor, weight_BF: Tensor) -> list[Tensor]:
+        """The sums of all pooled features over their weights, those of features that are as wide in one piece."""
+        sums = torch.split(sums_BI, [count * width for count, width in self._bag_runs], dim=1)
+        weights = torch.split(weight_BF, [count for count, _ in self._bag_runs], dim=1)
+        return [
+            (part_BI.view(part_BI.shape[0], *run) / weight.unsqueeze(2)).flatten(1)
+            for part_BI, weight, run in zip(sums, weights, self._bag_runs, strict=True)
+        ]
 
     def _read(self, name: str, place: int, values: Mapping[str, JaggedTensor]) -> Tensor:
         """One feature of an attended table: [B, K], by attention, or the mean as in every other table."""

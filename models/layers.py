@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.products import batched_linear
+
 # Where a model serves, in torch's inference mode, these are faster forms of the same: in the place of what they are
 # computed from, or summed in another order. Training keeps the plain ones, and its results to the last bit.
 
@@ -73,7 +75,7 @@ class BatchedLinear(nn.Module):
     def forward(self, x_NBI: Tensor) -> Tensor:
         if self.weight_NIH.shape[2] == 1 and torch.is_inference_mode_enabled():
             return (x_NBI * self.weight_NIH.mT).sum(dim=2, keepdim=True) + self.bias_N1H
-        return torch.baddbmm(self.bias_N1H, x_NBI, self.weight_NIH)
+        return batched_linear(self.bias_N1H, x_NBI, self.weight_NIH)
 
 
 class ExpertBank(nn.Module):
@@ -137,10 +139,10 @@ class Mixture:
     seen_TE: Tensor
 
 
-def mixtures_of(body: nn.Module, x_BI: Tensor) -> dict[str, Mixture]:
-    """The mixtures of a body's levels on its inputs; empty for a body without experts."""
-    look = getattr(body, "mixtures", None)
-    return look(x_BI) if look else {}
+def mix(body: nn.Module, x_BI: Tensor) -> tuple[Tensor, dict[str, Mixture]]:
+    """What a body gives, and the mixtures of its levels, none for a body without experts."""
+    own: Callable[[Tensor], tuple[Tensor, dict[str, Mixture]]] | None = getattr(body, "mix", None)
+    return own(x_BI) if own else (body(x_BI), {})
 
 
 class Towers(nn.Module):

@@ -28,16 +28,21 @@ class CGC(nn.Module):
         self.output_width = widths[-1]
 
     def forward(self, x_BI: Tensor) -> Tensor:
-        z_BTH: Tensor = self.level(x_BI.unsqueeze(0))
+        z_BTH, _ = self.mix(x_BI)
         return z_BTH
 
-    def mixtures(self, x_BI: Tensor) -> dict[str, Mixture]:
-        """The experts and each task's gate, which sees its own experts and the shared ones."""
-        return {"experts": self.level.mixture(x_BI.unsqueeze(0))}
+    def mix(self, x_BI: Tensor) -> tuple[Tensor, dict[str, Mixture]]:
+        """What `forward` gives, and what it is made of: the experts and each task's gate, which sees its own experts
+        and the shared ones.
+        """
+        z_BTH, mixture = self.level(x_BI.unsqueeze(0))
+        return z_BTH, {"experts": mixture}
 
 
 class ExtractionLevel(nn.Module):
     """One level: [G, B, I] -> [B, T, H], or [B, T + 1, H] with the mix of all experts that the next level shares.
+
+    With it comes what it is made of: the experts, each task's own first, and the tasks' gates.
 
     The first level has one input, G = 1; a later one has an input per task and then the shared one, G = T + 1.
     """
@@ -72,18 +77,17 @@ class ExtractionLevel(nn.Module):
         self.gates = SoftmaxGates(input_width, num_experts=num_own + num_shared, **groups)
         self.shared_gate = None if is_last else SoftmaxGates(input_width, 1, num_all)
         self.own_TT: Tensor
+        self.seen_TE: Tensor
         self.register_buffer("own_TT", torch.eye(num_tasks), persistent=False)
+        own_TE = self.own_TT.bool().repeat_interleave(num_own, dim=1)
+        self.register_buffer(
+            "seen_TE", torch.cat([own_TE, own_TE.new_ones(num_tasks, num_shared)], 1), persistent=False
+        )
 
-    def forward(self, x_GBI: Tensor) -> Tensor:
-        return torch.bmm(self._weights(x_GBI), self._experts(x_GBI))
-
-    def mixture(self, x_GBI: Tensor) -> Mixture:
-        """This level's experts, each task's own first, and the tasks' gates without that of the shared part."""
-        num_tasks = len(self.own_TT)
-        own_TE = self.own_TT.bool().repeat_interleave(self.num_own, dim=1)
-        num_shared = len(self.names) - own_TE.shape[1]
-        seen_TE = torch.cat([own_TE, own_TE.new_ones(num_tasks, num_shared)], dim=1)
-        return Mixture(self.names, self._experts(x_GBI), self._weights(x_GBI)[:, :num_tasks], seen_TE)
+    def forward(self, x_GBI: Tensor) -> tuple[Tensor, Mixture]:
+        weight_BTE, expert_BEH = self._weights(x_GBI), self._experts(x_GBI)
+        mixture = Mixture(self.names, expert_BEH, weight_BTE[:, : len(self.own_TT)], self.seen_TE)
+        return torch.bmm(weight_BTE, expert_BEH), mixture
 
     def _experts(self, x_GBI: Tensor) -> Tensor:
         if self.is_first:

@@ -22,14 +22,13 @@ class MMoE(nn.Module):
         self.output_width = widths[-1]
 
     def forward(self, x_BI: Tensor) -> Tensor:
-        x_1BI = x_BI.unsqueeze(0)
-        return torch.bmm(self.gate(x_1BI), self.experts(x_1BI))
+        z_BTH, _ = self.mix(x_BI)
+        return z_BTH
 
-    def mixtures(self, x_BI: Tensor) -> dict[str, Mixture]:
-        """The experts and each task's gate."""
+    def mix(self, x_BI: Tensor) -> tuple[Tensor, dict[str, Mixture]]:
+        """What `forward` gives, and what it is made of: the experts and each task's gate."""
         x_1BI = x_BI.unsqueeze(0)
-        weight_BTE = self.gate(x_1BI)
+        weight_BTE, expert_BEH = self.gate(x_1BI), self.experts(x_1BI)
         names = tuple(f"expert {place}" for place in range(weight_BTE.shape[2]))
-        return {
-            "experts": Mixture(names, self.experts(x_1BI), weight_BTE, torch.ones_like(weight_BTE[0], dtype=torch.bool))
-        }
+        seen_TE = weight_BTE.new_ones(weight_BTE.shape[1:], dtype=torch.bool)
+        return torch.bmm(weight_BTE, expert_BEH), {"experts": Mixture(names, expert_BEH, weight_BTE, seen_TE)}

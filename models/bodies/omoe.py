@@ -23,14 +23,15 @@ class OMoE(nn.Module):
         self.output_width = widths[-1]
 
     def forward(self, x_BI: Tensor) -> Tensor:
-        x_1BI = x_BI.unsqueeze(0)
-        return torch.bmm(self.gate(x_1BI), self.experts(x_1BI)).expand(-1, self.num_tasks, -1)
+        z_BTH, _ = self.mix(x_BI)
+        return z_BTH
 
-    def mixtures(self, x_BI: Tensor) -> dict[str, Mixture]:
-        """The experts and the one gate, repeated for each task."""
+    def mix(self, x_BI: Tensor) -> tuple[Tensor, dict[str, Mixture]]:
+        """What `forward` gives, and what it is made of: the experts and the one gate, repeated for each task."""
         x_1BI = x_BI.unsqueeze(0)
-        weight_BTE = self.gate(x_1BI).expand(-1, self.num_tasks, -1)
+        weight_B1E, expert_BEH = self.gate(x_1BI), self.experts(x_1BI)
+        z_BTH = torch.bmm(weight_B1E, expert_BEH).expand(-1, self.num_tasks, -1)
+        weight_BTE = weight_B1E.expand(-1, self.num_tasks, -1)
         names = tuple(f"expert {place}" for place in range(weight_BTE.shape[2]))
-        return {
-            "experts": Mixture(names, self.experts(x_1BI), weight_BTE, torch.ones_like(weight_BTE[0], dtype=torch.bool))
-        }
+        seen_TE = weight_BTE.new_ones(weight_BTE.shape[1:], dtype=torch.bool)
+        return z_BTH, {"experts": Mixture(names, expert_BEH, weight_BTE, seen_TE)}

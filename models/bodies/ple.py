@@ -47,15 +47,13 @@ class PLE(nn.Module):
         self.output_width = width
 
     def forward(self, x_BI: Tensor) -> Tensor:
-        z_GBI = x_BI.unsqueeze(0)
-        for level in self.levels:
-            z_GBI = level(z_GBI).transpose(0, 1)
-        return z_GBI.transpose(0, 1)
+        z_BTH, _ = self.mix(x_BI)
+        return z_BTH
 
-    def mixtures(self, x_BI: Tensor) -> dict[str, Mixture]:
-        """Each level's experts and the tasks' gates."""
+    def mix(self, x_BI: Tensor) -> tuple[Tensor, dict[str, Mixture]]:
+        """What `forward` gives, and what it is made of: each level's experts and the tasks' gates."""
         z_GBI, found = x_BI.unsqueeze(0), {}
         for number, level in enumerate(self.levels, start=1):
-            found[f"level {number}"] = level.mixture(z_GBI)  # type: ignore[operator]
-            z_GBI = level(z_GBI).transpose(0, 1)
-        return found
+            z_BGI, found[f"level {number}"] = level(z_GBI)
+            z_GBI = z_BGI.transpose(0, 1)
+        return z_GBI.transpose(0, 1), found

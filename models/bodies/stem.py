@@ -45,16 +45,17 @@ class STEM(nn.Module):
         self.output_width = widths[-1]
 
     def forward(self, x_BGI: Tensor) -> Tensor:
-        h_BEH, weight_BTE = self._experts_and_weights(x_BGI)
-        trained_BTE = weight_BTE * self.trained_TE
-        return torch.bmm(trained_BTE, h_BEH) + torch.bmm(weight_BTE - trained_BTE, h_BEH.detach())
+        z_BTH, _ = self.mix(x_BGI)
+        return z_BTH
 
-    def mixtures(self, x_BGI: Tensor) -> dict[str, Mixture]:
-        """All experts, each task's own first, and each task's gate, which sees all of them."""
-        h_BEH, weight_BTE = self._experts_and_weights(x_BGI)
-        return {"experts": Mixture(self.names, h_BEH, weight_BTE, torch.ones_like(self.trained_TE, dtype=torch.bool))}
-
-    def _experts_and_weights(self, x_BGI: Tensor) -> tuple[Tensor, Tensor]:
+    def mix(self, x_BGI: Tensor) -> tuple[Tensor, dict[str, Mixture]]:
+        """What `forward` gives, and what it is made of: all experts, each task's own first, and each task's gate, which
+        sees all of them.
+        """
         x_GBI = x_BGI.transpose(0, 1)
         h_BEH = torch.cat([self.own_experts(x_GBI[1:]), self.shared_experts(x_GBI[:1])], dim=1)
-        return h_BEH, self.gates(x_GBI[1:])
+        weight_BTE = self.gates(x_GBI[1:])
+        trained_BTE = weight_BTE * self.trained_TE
+        z_BTH = torch.bmm(trained_BTE, h_BEH) + torch.bmm(weight_BTE - trained_BTE, h_BEH.detach())
+        seen_TE = torch.ones_like(self.trained_TE, dtype=torch.bool)
+        return z_BTH, {"experts": Mixture(self.names, h_BEH, weight_BTE, seen_TE)}

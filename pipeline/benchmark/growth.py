@@ -1,41 +1,18 @@
-"""`gatehouse benchmark preprocess --growth`: the cost as rows and distinct values grow, and its plot."""
+"""`gatehouse benchmark preprocess --growth`: the cost as rows and distinct values grow, and the panels of its plot."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from statistics import median
 from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from pipeline.benchmark.log import VALIDATION_FROM, LogSpec
+from pipeline.benchmark.panels import MILLION, Line, Panel
 from pipeline.benchmark.preprocess import MIN_COUNT, gatehouse, prepare_job
 from pipeline.benchmark.rounds import Frame, StartStage, record, take_rounds
-from pipeline.evaluate.page.plots import BLUE, INK, MUTED, ORANGE
+from pipeline.evaluate.page.plots import BLUE, ORANGE
 
 GROWTH = "preprocess-growth"
 # Of the rows that are asked for.
 ROW_FACTORS = (0.2, 1, 4)
 VALUE_FACTORS = (0.002, 0.2, 2)
-GB, MILLION = 1e9, 1e6
-
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "growth",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": "#aab4bf",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6eaee",
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "legend.frameon": False,
-}
+GB = 1e9
 
 
 def grow(frame: Frame, num_rows: int, start_stage: StartStage) -> dict[str, Any]:
@@ -62,44 +39,26 @@ def grow(frame: Frame, num_rows: int, start_stage: StartStage) -> dict[str, Any]
     return record(GROWTH, settings, contestants, usages, frame)
 
 
-def draw_growth(found: dict[str, Any], path: Path) -> None:
-    """Speed and memory against rows and against distinct values, medians and ranges of the rounds, as an SVG file."""
+def growth_panels(found: dict[str, Any]) -> list[Panel]:
+    """Speed above memory, against rows on the left and against distinct values on the right."""
     settings, points = found["settings"], found["contestants"]
     row_counts, value_counts = settings["row_counts"], settings["value_counts"]
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(7.4, 5.0), layout="constrained")
-        (row_speed, value_speed), (row_memory, value_memory) = figure.subplots(2, 2)
-        row_speed.set_title(f"26 categoricals, min_count {MIN_COUNT}, and 13 numbers", loc="left", fontsize=9)
-        tall = f"1 categorical, min_count 1, in {settings['tall_rows'] / MILLION:g} M rows"
-        value_speed.set_title(tall, loc="left", fontsize=9)
-        for axes, label in ((row_memory, "rows"), (value_memory, "distinct values")):
-            axes.set_xlabel(label)
-        # Where a legend covers nothing: memory does not grow with the rows, and it does with the values.
-        for counts, own, speed, memory, free_corner in (
-            (row_counts, points[: len(row_counts)], row_speed, row_memory, "lower right"),
-            (value_counts, points[len(row_counts) :], value_speed, value_memory, "upper left"),
+    tall = f"1 categorical, min_count 1, in {settings['tall_rows'] / MILLION:g} M rows"
+    sides = (
+        (f"26 categoricals, min_count {MIN_COUNT}, and 13 numbers", "rows", row_counts, points[: len(row_counts)]),
+        (tall, "distinct values", value_counts, points[len(row_counts) :]),
+    )
+    speeds, memories = [], []
+    for title, label, counts, own in sides:
+        rates = [[point["num_rows"] / run["seconds"] / MILLION for run in point["runs"]] for point in own]
+        speed = Line(dict(zip(counts, rates, strict=True)), BLUE)
+        speeds.append(Panel(label, "million rows/s", (speed,), title))
+        lines = []
+        for name, color, meaning in (
+            ("peak_rss_bytes", ORANGE, "resident, with mapped files"),
+            ("peak_anonymous_bytes", BLUE, "anonymous"),
         ):
-            rates = [[p["num_rows"] / run["seconds"] / MILLION for run in p["runs"]] for p in own]
-            _draw_line(speed, counts, rates, BLUE)
-            speed.set_ylabel("million rows/s")
-            for name, color, label in (
-                ("peak_rss_bytes", ORANGE, "resident, with mapped files"),
-                ("peak_anonymous_bytes", BLUE, "anonymous"),
-            ):
-                _draw_line(memory, counts, [[run[name] / GB for run in p["runs"]] for p in own], color, label)
-            memory.set_ylabel("peak memory, GB")
-            memory.legend(loc=free_corner)
-        figure.savefig(path, metadata={"Date": None})
-
-
-def _draw_line(
-    axes: Axes, counts: Sequence[int], values: Sequence[Sequence[float]], color: str, label: str | None = None
-) -> None:
-    """The median of each point's rounds, with bars to the lowest and the highest."""
-    middles = [median(own) for own in values]
-    below = [middle - min(own) for middle, own in zip(middles, values, strict=True)]
-    above = [max(own) - middle for middle, own in zip(middles, values, strict=True)]
-    axes.errorbar(counts, middles, yerr=[below, above], fmt="o-", markersize=4, elinewidth=1, color=color, label=label)
-    axes.set(xscale="log", ylim=(0, max(axes.get_ylim()[1], 1.15 * max(map(max, values)))))
-    axes.set_xticks(list(counts), [f"{count:,}" for count in counts])
-    axes.minorticks_off()
+            peaks = [[run[name] / GB for run in point["runs"]] for point in own]
+            lines.append(Line(dict(zip(counts, peaks, strict=True)), color, meaning))
+        memories.append(Panel(label, "peak memory, GB", tuple(lines)))
+    return speeds + memories

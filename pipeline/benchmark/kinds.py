@@ -6,12 +6,21 @@ from functools import partial
 from statistics import median
 from typing import Any
 
+from pipeline.benchmark.evaluate.contest import EVALUATE
 from pipeline.benchmark.growth import GROWTH
 from pipeline.benchmark.preprocess import PREPROCESS
 from pipeline.benchmark.read.contest import READ
 from pipeline.benchmark.score import SCORE
-from pipeline.benchmark.tables import Table, table_of_runs, table_of_training
+from pipeline.benchmark.tables import (
+    GB,
+    Table,
+    table_of_prediction,
+    table_of_runs,
+    table_of_training,
+    table_of_training_growth,
+)
 from pipeline.benchmark.train.contest import TRAIN, TRAIN_PLE
+from pipeline.benchmark.train.growth import TRAIN_GROWTH
 
 
 def _describe_preprocess(found: dict[str, Any]) -> str:
@@ -51,6 +60,34 @@ def _describe_train(found: dict[str, Any]) -> str:
         f"batch of {settings['batch_size']:,}; {each}.\nA copy reads and writes "
         f"{floor['copy_bytes_per_second'] / 1e9:.0f} GB/s; the batch's rows of the tables are gathered in "
         f"{1000 * floor['gather_seconds']:.1f} ms and scattered in {1000 * floor['scatter_seconds']:.1f} ms."
+    )
+
+
+def _describe_evaluate(found: dict[str, Any]) -> str:
+    settings, checked = found["settings"], found["checked"]
+    commands = "; ".join(
+        f"in {precision} {command['seconds']:.0f} s, "
+        + ", ".join(f"AUC {value:.4f} of {task}" for task, value in command["auc"].items())
+        for precision, command in checked["commands"].items()
+    )
+    return (
+        f"The model was trained on {settings['short_rows']:,} rows; {settings['test_rows']:,} others are predicted, by "
+        f"gatehouse in batches of {settings['batch_size']:,}.\nThe largest difference of a probability between float32 "
+        f"and bfloat16: {checked['largest_difference']:.1e}.\nThe whole command `gatehouse evaluate`, once: {commands}."
+    )
+
+
+def _describe_train_growth(found: dict[str, Any]) -> str:
+    settings = found["settings"]
+    sizes = ", ".join(f"{size:,} {name}" for name, size in settings["reference"].items())
+    limit = settings["memory_limit_bytes"] / GB
+    left_out = "; ".join(
+        f"{one['who']}, {one['point']}: {one['needed_bytes'] / GB:.1f} GB ({one['needed_bytes']:,} bytes)"
+        for one in settings["left_out"]
+    )
+    return (
+        f"The reference: {sizes}; {settings['rows']:,} rows to train on.\n"
+        f"Not run, because it needs more than 80 % of this machine's memory, {limit:.1f} GB: {left_out or 'none'}."
     )
 
 
@@ -140,6 +177,44 @@ batches, the forward of the model alone. All have the same torch.
     ),
     TRAIN: TRAIN_KIND,
     TRAIN_PLE: TRAIN_KIND,
+    TRAIN_GROWTH: Kind(
+        """\
+Steps of training the MMoE of the train benchmark, the reference, and the same with one size changed: rows of a batch,
+categoricals with a table each, experts, units of the first of an expert's two layers (the second has half as many),
+tasks, and rows of all tables. gatehouse is the whole command `gatehouse train`, with its reader; peers and their ways
+are those of the train benchmark. All are processes of their own on the same cores, and take turns. Every dataset is of
+the same log: a model reads some of its categoricals, and more tasks than two learn its two labels in turns. Tables that
+grow have rows that no row of the log names: they cost memory, and time where every row has a gradient.
+
+samples/s is the median over windows of 16,384 rows without the first, and then over the rounds; the range is of the
+rounds, and so are the bars of the plot. CPU and memory are those of the whole run, which for gatehouse ends with a
+validation and a checkpoint, from a copy of the tables and the state of their optimizer. The floor is that of the train
+benchmark, measured once for each size.
+
+What a contestant needs is computed beforehand, from bytes of tables, rows x width x 4: gatehouse has them and their
+optimizer's row-wise state twice, once in the checkpoint's copy; a peer has them, a gradient of all rows and the
+optimizer's state (of Adagrad once their bytes, of Adam twice), torch-rechub a copy of its best weights, and each twice
+the bytes of the largest table for what comes and goes within a step.
+""",
+        table_of_training_growth,
+        _describe_train_growth,
+    ),
+    EVALUATE: Kind(
+        """\
+From the shards of a test to the predictions of every row, by the MMoE of the train benchmark. gatehouse is what
+`gatehouse evaluate` does before it measures: it reads, puts batches together, looks rows of tables up, predicts every
+output and counts how the gates mix the experts; it goes through the rows several times. Tables and outputs are float32
+in both precisions, which are those of the products of experts, gates and towers.
+
+A peer has the rows as arrays of ids and numbers in memory. It has the sizes of the same model and random parameters, so
+that its speed is compared and not what it predicts. "as shipped", "large batches" and "ready batches" are as in the
+score benchmark. Nobody's start counts, with the building and loading of a model, the reading of arrays and the choice
+of a batch size; CPU and memory are those of the whole run. All are processes of their own on the same cores, with the
+same torch, and take turns.
+""",
+        table_of_prediction,
+        _describe_evaluate,
+    ),
     READ: Kind(
         """\
 From a dataset's shards, which are in the page cache, to batches of 4,096 rows as tensors: 26 ids, 13 numbers and 2

@@ -1,15 +1,37 @@
 """What is shown of benchmarks: the table of one record on a terminal, and a page with the last record of each kind."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.benchmark.growth import GROWTH, draw_growth
+from pipeline.benchmark.growth import GROWTH, growth_panels
 from pipeline.benchmark.kinds import KINDS
+from pipeline.benchmark.panels import Panel, draw_panels
 from pipeline.benchmark.rounds import FORMAT
 from pipeline.benchmark.tables import GB, Table
+from pipeline.benchmark.train.growth import TRAIN_GROWTH, training_panels
 from pipeline.files import write_text
+
+
+@dataclass(frozen=True)
+class Plot:
+    """What a plot shows, in a file whose name is that of the records with a suffix."""
+
+    suffix: str
+    shows: str
+    panels: Callable[[dict[str, Any]], list[Panel]]
+    num_columns: int
+
+    def path(self, out: Path) -> Path:
+        return out.with_name(f"{out.stem}{self.suffix}.svg")
+
+
+PLOTS = {
+    GROWTH: Plot("", "speed and memory", growth_panels, 2),
+    TRAIN_GROWTH: Plot("-train", "milliseconds a step", training_panels, 3),
+}
 
 
 def summary_rows(found: dict[str, Any]) -> Table:
@@ -26,18 +48,17 @@ def save(found: dict[str, Any], out: Path) -> list[Path]:
     with out.open("a") as lines:
         lines.write(json.dumps(found) + "\n")
     written = [out, out.with_suffix(".md")]
-    plot = out.with_suffix(".svg")
-    if found["benchmark"] == GROWTH:
-        draw_growth(found, plot)
-        written.append(plot)
+    if plot := PLOTS.get(found["benchmark"]):
+        draw_panels(plot.panels(found), plot.num_columns, plot.path(out))
+        written.append(plot.path(out))
     records = map(json.loads, out.read_text().splitlines())
     last = {one["benchmark"]: one for one in records if one["format"] == FORMAT}
-    sections = [_section(one, plot.name) for _, one in sorted(last.items())]
+    sections = [_section(one, out) for _, one in sorted(last.items())]
     write_text(out.with_suffix(".md"), "# Speed\n\n" + "\n".join(sections))
     return written
 
 
-def _section(found: dict[str, Any], plot_name: str) -> str:
+def _section(found: dict[str, Any], out: Path) -> str:
     name, machine = found["benchmark"], found["machine"]
     kind = KINDS[name]
     parts = [
@@ -50,8 +71,8 @@ def _section(found: dict[str, Any], plot_name: str) -> str:
     ]
     if kind.describe:
         parts.append(kind.describe(found))
-    if name == GROWTH:
-        parts.append(f"\n![speed and memory]({plot_name})")
+    if plot := PLOTS.get(name):
+        parts.append(f"\n![{plot.shows}]({plot.path(out).name})")
     return "\n".join([*parts, "", _markdown(*summary_rows(found)), ""])
 
 

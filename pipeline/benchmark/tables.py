@@ -61,6 +61,50 @@ def table_of_training(found: dict[str, Any]) -> Table:
     return headers, rows
 
 
+def table_of_prediction(found: dict[str, Any]) -> Table:
+    """What goes on at a steady pace after a start, which counts for nobody; `time` is as in `table_of_runs`."""
+    contestants = found["contestants"]
+    headers = ["", "version", "samples/s", "range", "time", "start, s", *USAGE_HEADERS]
+    first = _times(contestants[0], starts_count=False)
+    rows = []
+    for one in contestants:
+        times = _times(one, starts_count=False)
+        speeds = [1 / seconds for seconds in times]
+        row = [
+            *_name(one),
+            f"{median(speeds):,.0f}",
+            f"{min(speeds):,.0f} to {max(speeds):,.0f}",
+            _ratios(times, first),
+            f"{_median_of(one['runs'], 'start_seconds'):.1f}",
+            *_usage(one["runs"]),
+        ]
+        rows.append(row)
+    return headers, rows
+
+
+def table_of_training_growth(found: dict[str, Any]) -> Table:
+    """The pace of training at each point, and of gatehouse what part of the floor's that is."""
+    headers = ["", "version", "samples/s", "range", "ms a step", "GFLOP a step", "of the floor", "start, s"]
+    rows = []
+    for one, point in zip(found["contestants"], found["settings"]["points"], strict=True):
+        floor = found["checked"]["floors"][point["title"]]
+        speeds = [median(run["window_speeds"]) for run in one["runs"]]
+        seconds = point["batch_size"] / median(speeds)
+        is_ours = point["precision"] is not None
+        row = [
+            *_name(one),
+            f"{median(speeds):,.0f}",
+            f"{min(speeds):,.0f} to {max(speeds):,.0f}",
+            f"{1000 * seconds:,.1f}",
+            f"{floor['flops'] / 1e9:.1f}" if is_ours else "",
+            f"{floor['seconds'][point['precision']] / seconds:.0%}" if is_ours else "",
+            f"{_median_of(one['runs'], 'start_seconds'):.1f}",
+            *_usage(one["runs"]),
+        ]
+        rows.append(row)
+    return headers + USAGE_HEADERS, rows
+
+
 def floor_speed(found: dict[str, Any], name: str) -> float:
     """Samples per second of a step that takes no longer than the floor, in the precision of a contestant."""
     seconds = found["checked"]["floor"]["seconds"]

@@ -59,6 +59,9 @@ Slice = Annotated[SliceConfig, BeforeValidator(_named, json_schema_input_type=Sl
 class EvaluateConfig(Section):
     split: Literal["validation", "test"] = "test"
     batch_size: int = Field(8192, ge=1)
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the dense part's products when rows are predicted; tables and outputs stay float32"
+    )
     truth: TruthConfig | None = Field(None, description="of a simulated log: gives the best reachable values")
     slices: tuple[Slice, ...] | None = Field(
         None, description="default: day, new_user and new_item, as far as the keys allow"

@@ -89,11 +89,12 @@ class Scorer:
     """What a worker holds: the model and, if there is one, the model to compare with."""
 
     def __init__(self, config: RunConfig, index: DatasetIndex, checkpoint: Path, baseline: Path | None) -> None:
-        batch_size = config.evaluate.batch_size
-        self.predictor = Predictor(config, index, checkpoint, batch_size)
+        batch_size, is_bfloat16 = config.evaluate.batch_size, config.evaluate.precision == "bfloat16"
+        self.predictor = Predictor(config, index, checkpoint, batch_size, is_bfloat16=is_bfloat16)
         self.baseline = None
         if baseline is not None:
-            self.baseline = Predictor(_with_model_of(config, baseline), index, baseline, batch_size)
+            own = _with_model_of(config, baseline)
+            self.baseline = Predictor(own, index, baseline, batch_size, is_bfloat16=is_bfloat16)
 
 
 def _with_model_of(config: RunConfig, checkpoint: Path) -> RunConfig:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.balancers.balancer import Weights
 from models.batch import Batch
-from models.layers import Mixture, mixtures_of
+from models.layers import Mixture, mix
 from pipeline.train.training_model import TrainingModel
 
 # An expert is dead when no task gives it this part of an equal share, and two are one when their outputs correlate so.
@@ -50,7 +50,8 @@ def inspect_step(training_model: TrainingModel, batch: Batch, weights: Weights, 
 @torch.no_grad()
 def describe_mixtures(body: nn.Module, inputs: Tensor, tasks: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """The `mixtures` and `alarms` of `inspect_step`, of a body on its inputs; over all ranks if there are ranks."""
-    mixtures = {level: _describe(mixture, tasks) for level, mixture in mixtures_of(body, inputs).items()}
+    _, found = mix(body, inputs)
+    mixtures = {level: _describe(mixture, tasks) for level, mixture in found.items()}
     return mixtures, [alarm for level, found in mixtures.items() for alarm in _alarms(level, found)]
 
 

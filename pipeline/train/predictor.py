@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.batch import Batch
-from models.layers import mixtures_of
+from models.layers import Mixture, mix
 from models.tasks import predictions
 from pipeline.assemble import build_model, check_model
 from pipeline.run_config import RunConfig
@@ -32,13 +32,15 @@ class Predictor:
     """Loads a checkpoint, after checking that it is intact and fits schema and vocabularies.
 
     The dataset may extend the one that the checkpoint was trained on: a value that is newer than the model is taken as
-    unseen.
+    unseen. `is_bfloat16` is about the products of the dense part, as in training; tables and outputs are float32.
 
     Raises:
         ArtifactError: the checkpoint is damaged, or was trained with another schema, vocabulary or model.
     """
 
-    def __init__(self, config: RunConfig, index: DatasetIndex, checkpoint: Path, batch_size: int) -> None:
+    def __init__(
+        self, config: RunConfig, index: DatasetIndex, checkpoint: Path, batch_size: int, *, is_bfloat16: bool = False
+    ) -> None:
         silence()
         check_model(config.data_schema, config.model)
         self.manifest: CheckpointManifest = read_manifest(checkpoint, verify=True)
@@ -46,6 +48,7 @@ class Predictor:
         self.newer_values = NewerValues(index, known_rows)
         self.checkpoint = checkpoint
         self.batch_size = batch_size
+        self.is_bfloat16 = is_bfloat16
         self.layout = Layout.of(index.data_schema, index.table_rows)
         self.device = rank_device(config.train)
         known = index.model_copy(update={"table_rows": known_rows})
@@ -68,10 +71,11 @@ class Predictor:
         parts: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
         for first in range(0, table.num_rows, self.batch_size):
             batch = self._batch_of(table.slice(first, self.batch_size), self.newer_values)
-            x_BI = self.model.front_end(batch.dense, batch.sparse)
-            for name, value_B in self._outputs(x_BI).items():
+            outputs, mixtures = self._outputs(batch)
+            for name, value_B in outputs.items():
                 parts[name].append(value_B)
-            self._add_mixtures(x_BI)
+            self._num_rows += len(batch.dense)
+            self._add_mixtures(mixtures)
         return {name: np.concatenate(values) for name, values in parts.items()}
 
     def batch_of(self, table: pa.Table) -> Batch:
@@ -81,7 +85,7 @@ class Predictor:
     @torch.no_grad()
     def predict_batch(self, batch: Batch) -> dict[str, NDArray[np.float64]]:
         """What `predict` gives, for a batch of `batch_of` or a changed one; not counted in the mixtures."""
-        return self._outputs(self.model.front_end(batch.dense, batch.sparse))
+        return self._outputs(batch)[0]
 
     def mean_mixtures(self) -> dict[str, dict[str, Any]]:
         """How each task mixes the experts over all rows predicted so far, by level.
@@ -98,14 +102,17 @@ class Predictor:
         newer_values.take_as_unseen(batch.sparse)
         return batch.to(self.device)
 
-    def _outputs(self, x_BI: torch.Tensor) -> dict[str, NDArray[np.float64]]:
-        logit_BO = self.model.towers(self.model.body(x_BI))
+    def _outputs(self, batch: Batch) -> tuple[dict[str, NDArray[np.float64]], dict[str, Mixture]]:
+        """The outputs by name, and the mixtures of the body's levels that they were made of."""
+        x_BI = self.model.front_end(batch.dense, batch.sparse)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bfloat16):
+            z_BTH, mixtures = mix(self.model.body, x_BI)
+            logit_BO = self.model.towers(z_BTH)
         outputs = predictions(self.model.tasks, logit_BO)
-        return {name: value_B.double().cpu().numpy() for name, value_B in outputs.items()}
+        return {name: value_B.double().cpu().numpy() for name, value_B in outputs.items()}, mixtures
 
-    def _add_mixtures(self, x_BI: torch.Tensor) -> None:
-        self._num_rows += len(x_BI)
-        for level, mixture in mixtures_of(self.model.body, x_BI).items():
+    def _add_mixtures(self, mixtures: dict[str, Mixture]) -> None:
+        for level, mixture in mixtures.items():
             sums_TE = mixture.weight_BTE.double().sum(dim=0).masked_fill(~mixture.seen_TE, torch.nan)
             earlier_TE = self._mixtures[level][1] if level in self._mixtures else 0.0
             self._mixtures[level] = (mixture.names, sums_TE + earlier_TE)

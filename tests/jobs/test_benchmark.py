@@ -8,10 +8,12 @@ import pytest
 from test_mistakes import gatehouse
 
 from pipeline.benchmark import score
+from pipeline.benchmark.evaluate import contest as evaluate_contest
 from pipeline.benchmark.process import Usage
 from pipeline.benchmark.read import contest as read_contest
 from pipeline.benchmark.rounds import Contestant, Frame, record
 from pipeline.benchmark.train import contest as train_contest
+from pipeline.benchmark.train import growth as train_growth
 from pipeline.errors import SetupError
 
 
@@ -60,7 +62,23 @@ def test_scoring_is_measured_shown_and_recorded(tmp_path: Path, monkeypatch: Any
     assert "peers predict 5." in (tmp_path / "results.md").read_text()
 
 
-def test_training_and_reading_are_asked_for_with_their_options(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_growth_of_training_is_asked_for_with_peers(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    given: list[Any] = []
+
+    def stop(*arguments: Any) -> dict[str, Any]:
+        given.append(arguments[:-1])
+        raise SetupError("it was asked for", "ask for no more")
+
+    monkeypatch.setattr(train_growth, "grow_training", stop)
+    options = ("--growth", "--peers", "--rounds", "2", "--threads", "1", "--work", str(tmp_path))
+    code, error = gatehouse(monkeypatch, capsys, "benchmark", "train", *options)
+    assert (code, error) == (2, "error: it was asked for. Ask for no more.\n")
+    assert given == [(Frame(tmp_path, 2, 1, True),)]
+
+
+def test_training_and_what_follows_are_asked_for_with_their_options(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
     given: list[Any] = []
 
     def stop(*arguments: Any) -> dict[str, Any]:
@@ -68,12 +86,14 @@ def test_training_and_reading_are_asked_for_with_their_options(tmp_path: Path, m
         raise SetupError("it was asked for", "ask for no more")
 
     monkeypatch.setattr(train_contest, "compare_training", stop)
+    monkeypatch.setattr(evaluate_contest, "compare_predicting", stop)
     monkeypatch.setattr(read_contest, "compare_reading", stop)
     options = ("--rows", "300000", "--rounds", "2", "--threads", "1", "--work", str(tmp_path))
-    for arguments in (("train", "--body", "ple", "--peers"), ("read",)):
+    for arguments in (("train", "--body", "ple", "--peers"), ("evaluate", "--peers"), ("read",)):
         code, error = gatehouse(monkeypatch, capsys, "benchmark", *arguments, *options)
         assert (code, error) == (2, "error: it was asked for. Ask for no more.\n")
-    assert given == [(Frame(tmp_path, 2, 1, True), "ple", 300_000), (Frame(tmp_path, 2, 1, False), 300_000)]
+    with_peers, alone = Frame(tmp_path, 2, 1, True), Frame(tmp_path, 2, 1, False)
+    assert given == [(with_peers, "ple", 300_000), (with_peers, 300_000), (alone, 300_000)]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +110,9 @@ def test_training_and_reading_are_asked_for_with_their_options(tmp_path: Path, m
         (("score", "--requests", "0"), "--requests is 0. Give at least 1."),
         (("score", "--candidates", "0"), "--candidates is 0. Give at least 1."),
         (("train", "--rows", "199999"), "--rows is 199999. Give at least 200,000."),
+        (("train", "--growth", "--body", "ple"), "--growth has rows and a body of its own. Leave --rows and --body"),
+        (("train", "--growth", "--rows", "300000"), "--growth has rows and a body of its own. Leave --rows and --body"),
+        (("evaluate", "--rows", "1"), "--rows is 1. Give at least 200,000."),
         (("read", "--rows", "1"), "--rows is 1. Give at least 200,000."),
     ],
 )

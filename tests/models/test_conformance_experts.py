@@ -9,14 +9,14 @@ from each_model import BODY_NAMES, PLACES, existing, gradients, loss_sums, make_
 from small_model import TASKS, batch_of, make_head, make_model, make_rows
 
 from models.catalogue import BODIES
-from models.layers import mixtures_of
+from models.layers import mix
 
 
-@pytest.mark.parametrize("body", [name for name in BODY_NAMES if hasattr(BODIES[name], "mixtures")])
+@pytest.mark.parametrize("body", [name for name in BODY_NAMES if hasattr(BODIES[name], "mix")])
 def test_the_gates_of_each_task_share_out_one_over_the_experts_they_see(body: str) -> None:
     torch.manual_seed(0)
     network, x_BI = make_inputs(body, 9)
-    found = mixtures_of(network, x_BI)
+    found = mix(network, x_BI)[1]
     assert found
     for level, mixture in found.items():
         num_experts = len(mixture.names)
@@ -33,7 +33,7 @@ def test_the_gates_of_each_task_share_out_one_over_the_experts_they_see(body: st
 def test_what_a_body_gives_a_task_is_its_mixture_of_the_experts(body: str) -> None:
     torch.manual_seed(0)
     network, x_BI = make_inputs(body, 9)
-    (mixture,) = mixtures_of(network, x_BI).values()
+    (mixture,) = mix(network, x_BI)[1].values()
     expected = torch.einsum("bte,beh->bth", mixture.weight_BTE, mixture.expert_BEH)
     torch.testing.assert_close(network(x_BI), expected, rtol=1e-5, atol=1e-6)
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.benchmark.log import LABELS as TASKS
 from pipeline.benchmark.train.workload import Workload
 from pipeline.shards.manifest import DENSE_COLUMN, LABELS_COLUMN, SPARSE_PREFIX, SPLITS, Split, read_index
 
@@ -45,7 +44,7 @@ def describe_model(workload: Workload, body: str) -> dict[str, Any]:
         "num_levels": sizes.num_levels,
         "num_shared_experts": sizes.num_shared_experts,
         "num_task_experts": sizes.num_task_experts,
-        "tasks": TASKS,
+        "tasks": list(workload.labels),
         "batch_size": sizes.batch_size,
         "window_steps": sizes.window_steps,
     }

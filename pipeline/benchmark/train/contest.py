@@ -57,12 +57,10 @@ def compare_training(frame: Frame, body: str, num_rows: int, start_stage: StartS
     """
     folder = frame.work / TRAIN
     workload = make_workload(folder / "workload", num_rows, frame.num_threads, start_stage)
-    pythons: dict[str, Path] = {}
-    if frame.with_peers:
-        start_stage("environments and arrays of the peers")
-        pythons = {name: make_environment(frame.work / "environments" / name, name, borrows=True) for name in PEERS}
+    pythons = make_environments(frame, start_stage)
+    if pythons:
         for dataset in (SHORT, LONG):
-            write_arrays(folder / "arrays" / dataset, workload.dataset(dataset))
+            write_arrays(workload.arrays(dataset), workload.dataset(dataset))
 
     def contestants(dataset: str) -> list[Contestant]:
         return [gatehouse(folder, workload, body, precision, dataset) for precision in PRECISIONS] + [
@@ -73,7 +71,7 @@ def compare_training(frame: Frame, body: str, num_rows: int, start_stage: StartS
 
     def measure(contestant: Contestant, num_threads: int) -> TrainUsage:
         if contestant.name == contestants(SHORT)[0].name:
-            floors.append(_floor(workload, folder / "floor", body, num_threads))
+            floors.append(floor_of(workload, folder / "floor", body, SHORT, num_threads))
         return run_training(contestant, num_threads)
 
     usages = take_rounds(contestants(SHORT), frame, start_stage("rounds"), measure=measure)
@@ -94,6 +92,18 @@ def compare_training(frame: Frame, body: str, num_rows: int, start_stage: StartS
     return record(KIND_OF_BODY[body], settings, contestants(SHORT), usages, frame, checked)
 
 
+def make_environments(frame: Frame, start_stage: StartStage) -> dict[str, Path]:
+    """The interpreters of the peers, if they are asked for.
+
+    Raises:
+        SetupError: an environment cannot be made.
+    """
+    if not frame.with_peers:
+        return {}
+    start_stage("environments of the peers")
+    return {name: make_environment(frame.work / "environments" / name, name, borrows=True) for name in PEERS}
+
+
 def gatehouse(folder: Path, workload: Workload, body: str, precision: str, dataset: str) -> Contestant:
     """`gatehouse train` as a user runs it, with a configuration that it writes to `folder`."""
     own = folder / f"{GATEHOUSE}-{body}-{precision}-{dataset}"
@@ -109,7 +119,7 @@ def peer(folder: Path, workload: Workload, body: str, name: str, way: str, datas
     own.mkdir(parents=True, exist_ok=True)
     job = {
         **describe_model(workload, body),
-        "arrays": str(folder / "arrays" / dataset),
+        "arrays": str(workload.arrays(dataset)),
         "way": way,
         "has_test": dataset == LONG,
         "out": str(own / "out"),
@@ -149,7 +159,7 @@ def measure_quality(contestant: Contestant, workload: Workload, num_threads: int
         report = json.loads((contestant.folder / "report" / REPORT_JSON).read_text())
         found = {task["name"]: task["metrics"]["auc"]["value"] for task in report["tasks"]}
     else:
-        labels = np.load(contestant.folder.parents[1] / "arrays" / LONG / "test" / "labels.npy")
+        labels = np.load(workload.arrays(LONG) / "test" / "labels.npy")
         predictions = np.load(contestant.folder / PREDICTIONS)
         if predictions.shape != labels.shape or not np.isfinite(predictions).all():
             raise ArtifactError(
@@ -171,8 +181,9 @@ def area_under_curve(label: NDArray[Any], prediction: NDArray[Any]) -> float:
     return float(wins / (num_positives * (len(label) - num_positives)))
 
 
-def _floor(workload: Workload, folder: Path, body: str, num_threads: int) -> dict[str, Any]:
-    config, out = workload.configure(folder / "run.yaml", folder / "out", SHORT, body), folder / "floor.json"
+def floor_of(workload: Workload, folder: Path, body: str, dataset: str, num_threads: int) -> dict[str, Any]:
+    """The `Floor` of a workload's step, measured now by a process of its own that works in `folder`."""
+    config, out = workload.configure(folder / "run.yaml", folder / "out", dataset, body), folder / "floor.json"
     run_measured((sys.executable, "-m", "pipeline.benchmark.train.floor", config, out), num_threads)
     found: dict[str, Any] = json.loads(out.read_text())
     return found

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.batch import Batch
+from models.products import has_onednn_product, onednn_product
 from pipeline.assemble import build_model
 from pipeline.benchmark.machine import measure_copy
 from pipeline.run_config import load_run_config
@@ -71,7 +72,8 @@ class Floor:
 def need_of(model: nn.Module, batch: Batch) -> Need:
     """Counts one step of a model, without its loss and its optimizers."""
     with FlopCounterMode(display=False) as counter:
-        with _Products() as products:
+        # In bfloat16 all products are operators that are counted; in float32 some are not.
+        with _Products() as products, torch.autocast("cpu", torch.bfloat16):
             outputs = model(batch.dense, batch.sparse)
         outputs.sum().backward()
     num_bytes = sum(
@@ -113,7 +115,7 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _product_rate(shapes: dict[Shape, int], type_: torch.dtype) -> float:
-    """FLOPs per second of the largest products, in memory that is there already."""
+    """FLOPs per second of the largest products, in memory that is there already where torch allows that."""
     flops = {shape: count * 2 * shape[0] * shape[1] * shape[2] * shape[3] for shape, count in shapes.items()}
     done, seconds = 0, 0.0
     for shape in sorted(flops, key=lambda one: -flops[one]):
@@ -122,14 +124,20 @@ def _product_rate(shapes: dict[Shape, int], type_: torch.dtype) -> float:
         num, rows, inner, width = shape
         left, right = torch.ones(num, rows, inner, dtype=type_), torch.ones(num, inner, width, dtype=type_)
         done += flops[shape]
-        seconds += shapes[shape] * _best_seconds(_product(left, right, torch.empty(num, rows, width, dtype=type_)))
+        ways = _products(left, right, torch.empty(num, rows, width, dtype=type_))
+        seconds += shapes[shape] * min(map(_best_seconds, ways))
     return done / seconds
 
 
-def _product(left: Tensor, right: Tensor, out: Tensor) -> Callable[[], Tensor]:
-    if len(left) == 1:
-        return lambda: torch.mm(left[0], right[0], out=out[0])
-    return lambda: torch.bmm(left, right, out=out)
+def _products(left: Tensor, right: Tensor, out: Tensor) -> list[Callable[[], object]]:
+    """The ways to make a product, of which the fastest counts."""
+    is_one = len(left) == 1
+    ways: list[Callable[[], object]] = [
+        (lambda: torch.mm(left[0], right[0], out=out[0])) if is_one else (lambda: torch.bmm(left, right, out=out))
+    ]
+    if has_onednn_product(left.dtype):
+        ways.append(lambda: [onednn_product(one, other.T) for one, other in zip(left, right, strict=True)])
+    return ways
 
 
 def _best_seconds(work: Callable[[], object]) -> float:

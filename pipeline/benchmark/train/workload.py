@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,15 @@ FORMAT = 1
 class Sizes:
     """Of the log all but its rows; of the datasets the most rows to train on; of the models every width and count.
 
-    Speed is that of windows of `window_steps` steps.
+    Speed is that of windows of `window_steps` steps. A model may read only some of the log's categoricals, spread over
+    all of them, and have more tasks than the log has labels, which then take turns. Tables have `table_factor` times
+    the rows that the log's values need.
     """
 
     log: LogSpec
+    num_categoricals: int | None = None
+    num_tasks: int = len(LABELS)
+    table_factor: int = 1
     short_steps: int = 50
     long_rows: int = 500_000
     validation_rows: int = 4096
@@ -62,8 +67,10 @@ class Workload:
     """Datasets in `folder` with the ids of a log that has `num_rows` rows and those for validation and test."""
 
     folder: Path
+    log: Path
     num_rows: int
     sizes: Sizes
+    datasets: tuple[str, ...] = (WHOLE, SHORT, LONG)
 
     @property
     def spec(self) -> LogSpec:
@@ -72,16 +79,30 @@ class Workload:
     @property
     def rows(self) -> dict[str, int]:
         """Rows to train on by dataset."""
-        limits = {SHORT: self.sizes.short_steps * self.sizes.batch_size, LONG: self.sizes.long_rows}
-        return {WHOLE: self.num_rows, **{name: min(limit, self.num_rows) for name, limit in limits.items()}}
+        short_rows = self.sizes.short_steps * self.sizes.batch_size
+        limits = {WHOLE: self.num_rows, SHORT: short_rows, LONG: self.sizes.long_rows}
+        return {name: min(limits[name], self.num_rows) for name in self.datasets}
 
     @property
     def table_rows(self) -> dict[str, int]:
         """A row for each value that a column can have, also for those that no row has, and two for unseen and null."""
-        return {name: count + 2 for name, count in zip(self.spec.categoricals, self.spec.cardinalities, strict=True)}
+        spec, factor = self.spec, self.sizes.table_factor
+        num_all, num_read = len(spec.categoricals), self.sizes.num_categoricals or len(spec.categoricals)
+        places = [place * num_all // num_read for place in range(num_read)]
+        return {spec.categoricals[place]: factor * (spec.cardinalities[place] + 2) for place in places}
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The column of the log that each task learns."""
+        turns = islice(enumerate(cycle(LABELS)), self.sizes.num_tasks)
+        return {label if place < len(LABELS) else f"{label}_{place}": label for place, label in turns}
 
     def dataset(self, name: str) -> Path:
         return self.folder / name / "dataset"
+
+    def arrays(self, name: str) -> Path:
+        """Where the rows of a dataset are for those that read arrays."""
+        return self.folder / name / "arrays"
 
     def configure(self, path: Path, workspace: Path, dataset: str, body: str = "mmoe") -> Path:
         """Writes the configuration of a run on a dataset to `path`."""
@@ -91,7 +112,7 @@ class Workload:
 
     def _settings(self, workspace: Path, dataset: str, body: str) -> dict[str, Any]:
         sizes = self.sizes
-        features: list[dict[str, Any]] = [{"name": one, "kind": "categorical"} for one in self.spec.categoricals]
+        features: list[dict[str, Any]] = [{"name": one, "kind": "categorical"} for one in self.table_rows]
         features += [{"name": one, "kind": "numeric", "log1p": True} for one in self.spec.numbers]
         return {
             "workspace": str(workspace),
@@ -100,7 +121,7 @@ class Workload:
             "schema": {
                 "keys": {"time": TIME},
                 "features": features,
-                "tasks": [{"name": label, "kind": "binary", "label": label} for label in LABELS],
+                "tasks": [{"name": name, "kind": "binary", "label": label} for name, label in self.labels.items()],
             },
             "preprocess": self._preprocessing(dataset),
             "model": {
@@ -121,7 +142,7 @@ class Workload:
         places = accumulate(counts, initial=0)
         first, validation, test, end = (iso_time(time_of_row(place)) for place in places)
         return {
-            "log": {"path": str(self.folder / "log")},
+            "log": {"path": str(self.log)},
             "window": {"column": TIME, "from": first, "to": end},
             "split": {"kind": "time", "column": TIME, "validation_from": validation, "test_from": test},
             **({} if dataset == WHOLE else {"extend": str(self.dataset(WHOLE))}),
@@ -134,18 +155,28 @@ def make_workload(folder: Path, num_rows: int, num_threads: int, start_stage: St
     Raises:
         SetupError: preprocessing fails.
     """
-    workload = Workload(folder, num_rows, SIZES)
+    workload = Workload(folder, folder / "log", num_rows, SIZES)
+    make_datasets(workload, num_threads, start_stage)
+    return workload
+
+
+def make_datasets(workload: Workload, num_threads: int, start_stage: StartStage) -> None:
+    """Makes what a workload describes, unless it is there already; a log outside its folder is kept if it fits.
+
+    Raises:
+        SetupError: preprocessing fails.
+    """
+    folder = workload.folder
     settings = {name: workload._settings(folder / name, name, "mmoe") for name in workload.rows}
     description = json.loads(json.dumps({"format": FORMAT, "log": asdict(workload.spec), "settings": settings}))
     path = folder.parent / f"{folder.name}.json"
     if path.is_file() and json.loads(path.read_text()) == description:
-        return workload
+        return
     path.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    make_log(folder / "log", workload.spec, num_threads, start_stage("log"))
+    make_log(workload.log, workload.spec, num_threads, start_stage("log"))
     for name in workload.rows:
         start_stage(f"preprocess, {name} dataset")
         config = workload.configure(folder / f"{name}.yaml", folder / name, name)
         run_measured((sys.executable, "-m", "jobs", "preprocess", "--config", config), num_threads)
     write_json(path, description)
-    return workload

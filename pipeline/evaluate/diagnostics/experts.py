@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.batch import Batch
-from models.layers import mixtures_of
+from models.layers import mix
 from models.multitask import MultiTaskModel
 from pipeline.train.inspection import describe_mixtures
 
@@ -68,7 +68,7 @@ def _mean_weights(
     means_of: dict[str, torch.Tensor] = {}
     for part, rows in zip(parts, places, strict=True):
         share_SB = share_SN[:, rows].to(part.dense.device)
-        for level, mixture in mixtures_of(model.body, _inputs(model, part)).items():
+        for level, mixture in mix(model.body, _inputs(model, part))[1].items():
             weight_BTE = mixture.weight_BTE.double().masked_fill(~mixture.seen_TE, torch.nan)
             means_STE = torch.einsum("sb,bte->ste", share_SB, weight_BTE)
             means_of[level] = means_of[level] + means_STE if level in means_of else means_STE

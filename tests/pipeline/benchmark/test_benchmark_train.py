@@ -181,7 +181,7 @@ def test_a_peer_trains_and_predicts_every_row(name: str, way: str, body: str, da
     python = ENVIRONMENTS / name / "bin" / "python"
     if not python.exists():
         pytest.skip(f"{name} is in no environment: `gatehouse benchmark train --peers` makes one")
-    write_arrays(tmp_path / "arrays" / LONG, data.dataset(LONG))
+    write_arrays(data.arrays(LONG), data.dataset(LONG))
     contestant = peer(tmp_path, data, body, name, way, LONG, python)
     run_measured(contestant.command, 1)
     predictions = np.load(contestant.folder / contest.PREDICTIONS)
@@ -191,7 +191,7 @@ def test_a_peer_trains_and_predicts_every_row(name: str, way: str, body: str, da
 
 
 def test_predictions_that_are_not_whole_are_refused(work: Path, data: Workload, tmp_path: Path) -> None:
-    write_arrays(tmp_path / "arrays" / LONG, data.dataset(LONG))
+    write_arrays(data.arrays(LONG), data.dataset(LONG))
     contestant = peer(tmp_path, data, "mmoe", "rechub", WAYS[0], LONG, Path("python"))
 
     def predict(shape: tuple[int, int]) -> Callable[..., None]:

@@ -8,7 +8,7 @@ import torch
 from small_model import BODY_OPTIONS, TASKS, batch_of, make_model, make_rows
 
 from models.bodies.mmoe import MMoE
-from models.layers import mixtures_of
+from models.layers import mix
 from pipeline.evaluate.diagnostics import experts
 from pipeline.evaluate.diagnostics.experts import examine_experts
 from pipeline.evaluate.diagnostics.sample import deal
@@ -36,7 +36,7 @@ def test_the_weights_of_a_slice_are_the_means_over_its_rows(body: str) -> None:
     model = make_model(body)
     batch = batch_of(make_rows(NUM_ROWS))
     with torch.no_grad():
-        mixtures = mixtures_of(model.body, model.front_end(batch.dense, batch.sparse))
+        mixtures = mix(model.body, model.front_end(batch.dense, batch.sparse))[1]
     assert found.keys() == mixtures.keys()
     for level, told in found.items():
         weight_BTE, seen_TE = mixtures[level].weight_BTE, mixtures[level].seen_TE

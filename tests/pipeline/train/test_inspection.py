@@ -12,7 +12,7 @@ from combination_ranks import NUM_ROWS, make_step, on_ranks, own_rows
 from small_model import PADDING, TASKS, batch_of, make_rows
 
 from models.bodies.mmoe import MMoE
-from models.layers import mixtures_of
+from models.layers import mix
 from pipeline.train.config import TrainConfig
 from pipeline.train.inspection import inspect_step
 from pipeline.train.run import train
@@ -50,7 +50,7 @@ def test_weights_entropy_and_similarity_are_those_of_the_rows_without_padding(on
     train_step(batch, 0, with_gram=True)
     (level, seen), *_ = see(train_step, batch)["mixtures"].items()
     inputs = train_step.training_model.inputs.detach()[:30]
-    mixture = mixtures_of(train_step.training_model.model.body, inputs)[level]
+    mixture = mix(train_step.training_model.model.body, inputs)[1][level]
     assert seen["experts"] == list(mixture.names)
     for place, name in enumerate(NAMES):
         visible = mixture.seen_TE[place]
