@@ -11,6 +11,8 @@ SPINS = 1000
 MALLOC_OPTIONS = {
     "MALLOC_TRIM_THRESHOLD_": (-1, KEPT_BYTES),
     "MALLOC_MMAP_THRESHOLD_": (-3, LARGEST_KEPT_BLOCK_BYTES),
+    # One heap for all threads: heaps of their own, which Ray's workers train in, keep no large blocks.
+    "MALLOC_ARENA_MAX": (-8, 1),
 }
 
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.layers import BatchedLinear
+from models.products import SMALLEST_WIDTH
 from pipeline.benchmark import rounds
 from pipeline.benchmark.log import LABELS, LogSpec
 from pipeline.benchmark.page import save
@@ -172,6 +174,29 @@ def test_the_need_of_a_small_model_is_what_a_hand_counts(data: Workload) -> None
     own = need.flops / found.flops_per_second["bfloat16"]
     moved = 5 * need.activation_bytes / 2 / found.copy_bytes_per_second
     assert found.seconds["bfloat16"] == pytest.approx(own + moved + 2 * found.gather_seconds + found.scatter_seconds)
+
+
+class _Wide(nn.Module):
+    """Products that in float32 are not torch's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = BatchedLinear(2, SMALLEST_WIDTH, SMALLEST_WIDTH + 1)
+
+    def forward(self, dense: Tensor, _sparse: object) -> Tensor:
+        result: Tensor = self.layer(dense)
+        return result
+
+
+def test_wide_products_are_counted() -> None:
+    batch: Any = type("Rows", (), {})()
+    batch.dense, batch.sparse = (
+        torch.ones(2, 7, SMALLEST_WIDTH),
+        type("Ids", (), {"values": staticmethod(lambda: torch.ones(0))})(),
+    )
+    need = need_of(_Wide(), batch)
+    assert need.flops == 2 * (2 * 2 * 7 * SMALLEST_WIDTH * (SMALLEST_WIDTH + 1))
+    assert need.shapes == {(2, 7, SMALLEST_WIDTH, SMALLEST_WIDTH + 1): 1}
 
 
 @pytest.mark.parametrize("body", ["mmoe", "ple"])
