@@ -23,6 +23,7 @@ from pipeline.train.telemetry import describe, read_history
 
 _WORKER_POLL_SECONDS = 0.5
 STOP_NAME = ".stop-requested"
+PROCESS_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_", "MALLOC_")
 
 
 def train_on_ray(
@@ -55,6 +56,7 @@ def train_on_ray(
             name=f"gatehouse-{os.getpid()}-{os.urandom(4).hex()}",
             storage_path=str((config.workspace_dir / "ray").resolve()),
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
+            worker_runtime_env={"env_vars": process_settings()},
         ),
     )
     try:
@@ -66,6 +68,11 @@ def train_on_ray(
         shutil.rmtree(config.workspace_dir / "ray", ignore_errors=True)
     if outcome is not None:
         raise outcome
+
+
+def process_settings() -> dict[str, str]:
+    """What this process was told of how threads wait and memory is kept, for workers on machines that were not."""
+    return {name: value for name, value in os.environ.items() if name.startswith(PROCESS_SETTINGS)}
 
 
 def _ray_worker(settings: dict[str, Any]) -> GatehouseError | None:
