@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from models.products import batched_linear
@@ -24,6 +25,44 @@ from models.products import batched_linear
 def silu(x: Tensor) -> Tensor:
     """The activation of a layer's own output."""
     return functional.silu(x, inplace=torch.is_inference_mode_enabled())
+
+
+def silu_apart(h_GBN: Tensor, num_networks: int) -> Tensor:
+    """The activation of networks that lie side by side, each by itself: [G, B, N * H] -> [G * N, B, H] in one piece.
+
+    Over strides the weight gradient of the next layer would take many times as long.
+    """
+    if torch.is_inference_mode_enabled() or torch.compiler.is_compiling():
+        return _apart(silu(h_GBN), num_networks).flatten(0, 1).contiguous()
+    h_NBH: Tensor = _SiluApart.apply(h_GBN, num_networks)  # type: ignore[no-untyped-call]
+    return h_NBH
+
+
+def _apart(h_GBN: Tensor, num_networks: int) -> Tensor:
+    return h_GBN.view(*h_GBN.shape[:2], num_networks, -1).transpose(1, 2)
+
+
+class _SiluApart(torch.autograd.Function):
+    """One pass over the memory each way, where an activation and a copy take two."""
+
+    @staticmethod
+    def forward(ctx: Any, h_GBN: Tensor, num_networks: int) -> Tensor:
+        ctx.save_for_backward(h_GBN)
+        ctx.num_networks = num_networks
+        h_GNBH = _apart(h_GBN, num_networks)
+        out_GNBH = torch.empty_like(h_GNBH, memory_format=torch.contiguous_format)
+        torch.ops.aten.silu.out(h_GNBH, out=out_GNBH)
+        return out_GNBH.flatten(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_NBH: Tensor) -> tuple[Tensor, None]:
+        (h_GBN,) = ctx.saved_tensors
+        h_GNBH, gradient_GBN = _apart(h_GBN, ctx.num_networks), torch.empty_like(h_GBN)
+        torch.ops.aten.silu_backward.grad_input(
+            gradient_NBH.view(h_GNBH.shape), h_GNBH, grad_input=_apart(gradient_GBN, ctx.num_networks)
+        )
+        return gradient_GBN, None
 
 
 def softmax(logit: Tensor) -> Tensor:
@@ -99,9 +138,7 @@ class ExpertBank(nn.Module):
         )
 
     def forward(self, x_GBI: Tensor) -> Tensor:
-        h_GBN = silu(self.first(x_GBI))
-        # In one piece: the weight gradient of the next layer takes many times as long over strides.
-        h_EBH = h_GBN.view(*x_GBI.shape[:2], self.num_experts, -1).transpose(1, 2).flatten(0, 1).contiguous()
+        h_EBH = silu_apart(self.first(x_GBI), self.num_experts)
         for layer in self.later:
             h_EBH = silu(layer(h_EBH))
         h_BEH: Tensor = h_EBH.transpose(0, 1)
