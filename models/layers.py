@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from models.products import batched_linear
+from models.products import batched_linear, is_run_as_written
 
 # Where a model serves, in torch's inference mode, these are faster forms of the same: in the place of what they are
 # computed from, or summed in another order. Training keeps the plain ones, and its results to the last bit.
@@ -32,7 +32,7 @@ def silu_apart(h_GBN: Tensor, num_networks: int) -> Tensor:
 
     Over strides the weight gradient of the next layer would take many times as long.
     """
-    if torch.is_inference_mode_enabled() or torch.compiler.is_compiling():
+    if torch.is_inference_mode_enabled() or not is_run_as_written():
         return _apart(silu(h_GBN), num_networks).flatten(0, 1).contiguous()
     h_NBH: Tensor = _SiluApart.apply(h_GBN, num_networks)  # type: ignore[no-untyped-call]
     return h_NBH

@@ -25,6 +25,14 @@ def batched_linear(bias_N1H: Tensor, x_NBI: Tensor, weight_NIH: Tensor) -> Tenso
     return y_NBH
 
 
+def is_run_as_written() -> bool:
+    """Whether what is called now is run by itself, and not exported, compiled, or transformed by `torch.func`.
+
+    Only then are there gradients of our own: a program that is exported keeps to what every torch has.
+    """
+    return not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+
+
 def has_onednn_product(type_: torch.dtype) -> bool:
     """Whether there is an `onednn_product` of matrices of a type."""
     return _linear is not None and type_ == torch.float32
@@ -46,7 +54,7 @@ def _is_for_onednn(x_NBI: Tensor, weight_NIH: Tensor) -> bool:
         and x_NBI.dtype == weight_NIH.dtype
         and has_onednn_product(x_NBI.dtype)
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()  # a program that is exported keeps to what every torch has
+        and is_run_as_written()
         and min(weight_NIH.shape[1:]) >= SMALLEST_WIDTH
     )
 

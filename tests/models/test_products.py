@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from models import products
+from models.layers import ExpertBank
 from models.products import SMALLEST_WIDTH, batched_linear
 
 WIDE = SMALLEST_WIDTH + 3
@@ -66,3 +67,11 @@ def test_under_autocast_wide_products_are_bfloat16() -> None:
 
 def test_the_locked_torch_has_the_product() -> None:
     assert products.has_onednn_product(torch.float32)
+
+
+def test_wide_experts_can_be_transformed() -> None:
+    torch.manual_seed(0)
+    experts, x_2BI = ExpertBank(WIDE, 2, (WIDE, WIDE)), torch.randn(2, 5, WIDE)
+    found = torch.func.vmap(lambda x_BI: experts(x_BI.unsqueeze(0)))(x_2BI)
+    expected = torch.stack([experts(x_BI.unsqueeze(0)) for x_BI in x_2BI])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
