@@ -47,6 +47,7 @@ def test_more_ranks_have_the_losses_and_the_evaluation_of_one(
     assert_same_evaluation(evaluate(config), evaluate(one_rank))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_more_ranks_than_rows_in_the_last_batch_end_together(make_config: Any, tmp_path: Path) -> None:
     config = make_config(train={"global_batch_size": 4096, "sharding": {"default": "row_wise"}})
