@@ -99,7 +99,7 @@ def train(
 
 @app.command()
 def evaluate(
-    rows: Annotated[int, typer.Option(help="Rows of the log to train on.", metavar="N")] = 2_000_000,
+    rows: Annotated[int, typer.Option(help="Rows of the log to train on.", metavar="N")] = TRAINING_ROWS,
     rounds: Rounds = 5,
     peers: Annotated[bool, typer.Option("--peers", help="torch-rechub and deepctr-torch predict the same.")] = False,
     threads: Threads = None,
@@ -115,7 +115,7 @@ def evaluate(
 
 @app.command()
 def read(
-    rows: Annotated[int, typer.Option(help="Rows of the log to read.", metavar="N")] = 2_000_000,
+    rows: Annotated[int, typer.Option(help="Rows of the log to read.", metavar="N")] = TRAINING_ROWS,
     rounds: Rounds = 5,
     peers: Annotated[
         bool, typer.Option("--peers", help="DataLoader, pyarrow.dataset and Ray Data read the same.")

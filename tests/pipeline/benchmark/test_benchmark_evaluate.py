@@ -1,16 +1,16 @@
 """The evaluate benchmark on a small dataset: predictions are those of evaluation, and every figure is there."""
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from commands_here import ignore, run_here
 
 from pipeline.benchmark import rounds
 from pipeline.benchmark.evaluate import contest
-from pipeline.benchmark.evaluate import run as evaluate_run
 from pipeline.benchmark.evaluate.contest import compare_predicting, describe_rows, gatehouse
 from pipeline.benchmark.log import LABELS, LogSpec
 from pipeline.benchmark.page import save
@@ -22,12 +22,7 @@ from pipeline.benchmark.train.arrays import read_split, write_arrays
 from pipeline.benchmark.train.contest import PREDICTIONS, area_under_curve
 from pipeline.benchmark.train.workload import LONG, Sizes, Workload, make_workload
 from pipeline.errors import ArtifactError
-from pipeline.evaluate.run import evaluate
-from pipeline.executor import InProcessExecutor
-from pipeline.preprocess.run import preprocess
-from pipeline.run_config import RunConfig, load_run_config
 from pipeline.train.predictor import Predictor
-from pipeline.train.run import train
 
 # Where `gatehouse benchmark evaluate --peers` makes them, if it was ever run in this checkout.
 ENVIRONMENTS = Path(__file__).parents[3] / "runs" / "benchmark" / "environments"
@@ -46,40 +41,19 @@ SIZES = Sizes(
 )
 
 
-def _ignore(*_: Any) -> None:
-    pass
-
-
-def _run_here(command: Any, _num_threads: int) -> Usage:
-    """A command without a process of its own, which would import everything once more."""
-    arguments = list(map(str, command[2:]))
-    if arguments[0] == "jobs":
-        verb, path, overrides = arguments[1], arguments[3], arguments[5:]
-        verbs: dict[str, Callable[[RunConfig], object]] = {
-            "preprocess": lambda config: preprocess(config, InProcessExecutor()),
-            "train": train,
-            "evaluate": evaluate,
-        }
-        verbs[verb](load_run_config(path, tuple(overrides)))
-    else:
-        assert arguments[0] == "pipeline.benchmark.evaluate.run"
-        evaluate_run.main(*arguments[1:])
-    return Usage(2.0, 0.0, 1.0, 0.0, 1, 1)
-
-
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workload, "SIZES", SIZES)
         patch.setattr("pipeline.benchmark.machine.COPY_BYTES", 1 << 20)
         for module in (rounds, contest, workload):
-            patch.setattr(module, "run_measured", _run_here)
+            patch.setattr(module, "run_measured", partial(run_here, start_seconds=0.0))
         yield tmp_path_factory.mktemp("work")
 
 
 @pytest.fixture(scope="module")
 def data(work: Path) -> Workload:
-    return make_workload(work / "train" / "workload", NUM_ROWS, 1, lambda _: _ignore)
+    return make_workload(work / "train" / "workload", NUM_ROWS, 1, lambda _: ignore)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +63,7 @@ def config(data: Workload, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_predicting_is_measured_and_shown(work: Path, data: Workload, tmp_path: Path) -> None:
-    found = compare_predicting(Frame(work, 2, 1), NUM_ROWS, lambda _: _ignore)
+    found = compare_predicting(Frame(work, 2, 1), NUM_ROWS, lambda _: ignore)
     assert [one["name"] for one in found["contestants"]] == ["gatehouse, float32", "gatehouse, bfloat16"]
     for one in found["contestants"]:
         assert one["num_rows"] == 3 * 500
@@ -137,7 +111,7 @@ def test_precisions_that_do_not_agree_are_refused(work: Path, data: Workload, mo
 
     monkeypatch.setattr(contest, "run_predicting", predict)
     with pytest.raises(ArtifactError, match=r"predictions in bfloat16 differ from those in float32 by up to 0\.100"):
-        compare_predicting(Frame(work, 1, 1), NUM_ROWS, lambda _: _ignore)
+        compare_predicting(Frame(work, 1, 1), NUM_ROWS, lambda _: ignore)
 
 
 def test_peers_are_told_of_the_rows_that_are_predicted(data: Workload, tmp_path: Path) -> None:

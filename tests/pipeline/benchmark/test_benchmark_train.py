@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands_here import ignore, run_here
 from torch import Tensor, nn
 
 from models.layers import BatchedLinear
@@ -15,7 +16,7 @@ from models.products import SMALLEST_WIDTH
 from pipeline.benchmark import rounds
 from pipeline.benchmark.log import LABELS, LogSpec
 from pipeline.benchmark.page import save
-from pipeline.benchmark.process import Usage, run_measured
+from pipeline.benchmark.process import run_measured
 from pipeline.benchmark.read import contest as read_contest
 from pipeline.benchmark.read import run as read_run
 from pipeline.benchmark.rounds import Frame
@@ -26,14 +27,10 @@ from pipeline.benchmark.train.contest import WAYS, area_under_curve, compare_tra
 from pipeline.benchmark.train.floor import measure_floor, need_of
 from pipeline.benchmark.train.workload import LONG, SHORT, WHOLE, Sizes, Workload, make_workload
 from pipeline.errors import ArtifactError
-from pipeline.evaluate.run import evaluate
-from pipeline.executor import InProcessExecutor
-from pipeline.preprocess.run import preprocess
 from pipeline.run_config import RunConfig, load_run_config
 from pipeline.shards.manifest import read_index
 from pipeline.train.checkpoints.checkpoint import best_checkpoint
 from pipeline.train.predictor import Predictor
-from pipeline.train.run import train
 from pipeline.train.telemetry import read_history
 
 # Where `gatehouse benchmark train --peers` makes them, if it was ever run in this checkout.
@@ -56,30 +53,6 @@ SIZES = Sizes(
 )
 
 
-def _ignore(*_: Any) -> None:
-    pass
-
-
-def _run_here(command: Any, _num_threads: int) -> Usage:
-    """A command without a process of its own, which would import everything once more."""
-    arguments = list(map(str, command[2:]))
-    if arguments[0] == "jobs":
-        verb, path, overrides = arguments[1], arguments[3], arguments[5:]
-        verbs: dict[str, Callable[[RunConfig], object]] = {
-            "preprocess": lambda config: preprocess(config, InProcessExecutor()),
-            "train": train,
-            "evaluate": evaluate,
-        }
-        verbs[verb](load_run_config(path, tuple(overrides)))
-    else:
-        mains: dict[str, Callable[..., None]] = {
-            "pipeline.benchmark.train.floor": floor.main,
-            "pipeline.benchmark.read.run": read_run.main,
-        }
-        mains[arguments[0]](*arguments[1:])
-    return Usage(2.0, 0.5, 1.0, 0.0, 1, 1)
-
-
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
@@ -87,13 +60,13 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setattr(floor, "NUM_TRIALS", 1)
         patch.setattr("pipeline.benchmark.machine.COPY_BYTES", 1 << 20)
         for module in (rounds, contest, workload):
-            patch.setattr(module, "run_measured", _run_here)
+            patch.setattr(module, "run_measured", run_here)
         yield tmp_path_factory.mktemp("work")
 
 
 @pytest.fixture(scope="module")
 def data(work: Path) -> Workload:
-    return make_workload(work / "train" / "workload", NUM_ROWS, 1, lambda _: _ignore)
+    return make_workload(work / "train" / "workload", NUM_ROWS, 1, lambda _: ignore)
 
 
 def test_datasets_have_the_rows_and_the_ids_that_they_should(data: Workload) -> None:
@@ -108,7 +81,7 @@ def test_datasets_have_the_rows_and_the_ids_that_they_should(data: Workload) -> 
 
 @pytest.mark.parametrize("body", ["mmoe", "ple"])
 def test_training_is_measured_and_shown(body: str, work: Path, data: Workload, tmp_path: Path) -> None:
-    found = compare_training(Frame(work, 2, 1), body, NUM_ROWS, lambda _: _ignore)
+    found = compare_training(Frame(work, 2, 1), body, NUM_ROWS, lambda _: ignore)
     assert [one["name"] for one in found["contestants"]] == ["gatehouse, float32", "gatehouse, bfloat16"]
     for one in found["contestants"]:
         assert one["num_rows"] == 384
@@ -131,7 +104,7 @@ def test_the_start_ends_where_the_steps_begin(work: Path, data: Workload, tmp_pa
 
 
 def test_quality_is_that_of_the_checkpoint(work: Path, data: Workload, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(rounds.Contestant, "clear", _ignore)
+    monkeypatch.setattr(rounds.Contestant, "clear", ignore)
     contestant = gatehouse(tmp_path, data, "mmoe", "float32", LONG)
     found = contest.measure_quality(contestant, data, 1)
     config = load_run_config(contestant.command[5])
@@ -239,7 +212,7 @@ def test_reading_is_measured_beside_a_step_and_shown(
     # Ray Data needs a cluster.
     ways = {way: package for way, package in read_contest.PEERS.items() if way != "Ray Data"}
     monkeypatch.setattr(read_contest, "PEERS", ways)
-    found = read_contest.compare_reading(Frame(work, 1, 1, True), NUM_ROWS, lambda _: _ignore)
+    found = read_contest.compare_reading(Frame(work, 1, 1, True), NUM_ROWS, lambda _: ignore)
     assert [one["name"] for one in found["contestants"]] == ["gatehouse", *ways]
     assert set(found["checked"]["training_samples_per_second"]) == {"float32", "bfloat16"}
     page = save(found, tmp_path / "speed.jsonl")[1].read_text()
@@ -257,4 +230,4 @@ def test_a_way_that_leaves_rows_out_is_refused(work: Path, data: Workload, monke
     monkeypatch.setattr(read_contest, "PEERS", {"DataLoader": "torch"})
     monkeypatch.setitem(read_run.WAYS, "DataLoader", read_less)
     with pytest.raises(ArtifactError, match="DataLoader read 64 rows with means "):
-        read_contest.compare_reading(Frame(work, 1, 1, True), NUM_ROWS, lambda _: _ignore)
+        read_contest.compare_reading(Frame(work, 1, 1, True), NUM_ROWS, lambda _: ignore)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands_here import ignore, run_here
 
 from pipeline.benchmark.log import LogSpec
 from pipeline.benchmark.page import save
-from pipeline.benchmark.process import Usage
 from pipeline.benchmark.rounds import Contestant, Frame
 from pipeline.benchmark.score import PEERS
 from pipeline.benchmark.train import growth, workload
@@ -26,18 +26,10 @@ from pipeline.benchmark.train.growth import (
     training_panels,
 )
 from pipeline.benchmark.train.workload import SIZES
-from pipeline.executor import InProcessExecutor
-from pipeline.preprocess.run import preprocess
-from pipeline.run_config import load_run_config
 from pipeline.shards.manifest import read_index
-from pipeline.train.run import train
 
 GB = 10**9
 FLOOR = {"flops": 8 * GB, "seconds": {"float32": 0.25, "bfloat16": 0.125}}
-
-
-def _ignore(*_: Any) -> None:
-    pass
 
 
 def test_a_point_differs_from_the_reference_in_one_size(tmp_path: Path) -> None:
@@ -96,20 +88,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = {"categoricals": (3, 6), TABLE_ROWS: (1, 1000), "tasks": (2, 3)}
     dimensions = tuple(replace(one, values=chosen[one.name]) for one in DIMENSIONS if one.name in chosen)
     monkeypatch.setattr(growth, "DIMENSIONS", dimensions)
-    monkeypatch.setattr(workload, "run_measured", _run_here)
-    monkeypatch.setattr("pipeline.benchmark.rounds.run_measured", _run_here)
+    monkeypatch.setattr(workload, "run_measured", run_here)
+    monkeypatch.setattr("pipeline.benchmark.rounds.run_measured", run_here)
     monkeypatch.setattr(growth, "floor_of", lambda *_: FLOOR)
 
 
-def _run_here(command: Any, _num_threads: int) -> Usage:
-    verb, path, overrides = command[3], command[5], command[7:]
-    config = load_run_config(path, tuple(overrides))
-    _ = preprocess(config, InProcessExecutor()) if verb == "preprocess" else train(config)
-    return Usage(2.0, 0.5, 1.0, 0.0, 1, 1)
-
-
 def test_growth_of_training_is_measured_drawn_and_shown(small: None, tmp_path: Path) -> None:
-    found = grow_training(Frame(tmp_path / "work", 1, 1), lambda _: _ignore)
+    found = grow_training(Frame(tmp_path / "work", 1, 1), lambda _: ignore)
     titles = [REFERENCE, "6 categoricals", "3 tasks", "351,000 table rows"]
     names = [f"gatehouse, {precision}, {title}" for title in titles for precision in ("float32", "bfloat16")]
     assert sorted(one["name"] for one in found["contestants"]) == sorted(names)
@@ -140,7 +125,7 @@ def test_who_cannot_fit_is_left_out_and_named(small: None, tmp_path: Path, monke
         return TrainUsage(2.0, 0.5, 1.0, 0.0, 1, 1, (64.0 if contestant.num_rows else 1.0,))
 
     monkeypatch.setattr(growth, "run_training", measure)
-    found = grow_training(Frame(tmp_path / "work", 1, 1, True), lambda _: _ignore)
+    found = grow_training(Frame(tmp_path / "work", 1, 1, True), lambda _: ignore)
     left_out = found["settings"]["left_out"]
     assert [(one["who"], one["point"]) for one in left_out] == [
         (f"deepctr-torch, {way}", "351,000 table rows") for way in WAYS
