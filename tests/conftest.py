@@ -1,11 +1,15 @@
 """A small simulated log and its dataset, made once per test process, and configurations that use them."""
 
 import os
+import sys
 
 # Before torch is loaded: threads that spin while they wait slow down every test that shares the machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Ray reads it once, and some tests load Ray before the executor, which sets it, does.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+# A group of ranks listens where the machine's name leads, until its last module is collected.
+if sys.platform == "linux":
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 import shutil
 from collections.abc import Iterator

@@ -14,6 +14,8 @@ from pipeline.errors import DataError, SetupError
 pytestmark = pytest.mark.ray
 
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+# What /proc raises of a process, a thread or an open file that has ended meanwhile.
+ENDED = (FileNotFoundError, ProcessLookupError)
 
 
 def make_square() -> Callable[[int], int]:
@@ -149,9 +151,10 @@ def test_no_more_items_are_taken_than_workers_can_hold(executor: RayExecutor, tm
 
 
 def descendants(process: int) -> list[int]:
-    children = [
-        int(line) for file in Path(f"/proc/{process}/task").glob("*/children") for line in file.read_text().split()
-    ]
+    children: list[int] = []
+    for file in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(*ENDED):
+            children += map(int, file.read_text().split())
     return [process, *(found for child in children for found in descendants(child))]
 
 
@@ -159,9 +162,10 @@ def listening_addresses(processes: list[int]) -> set[str]:
     """The local IPv4 addresses, and IPv6 ones with the prefix 6:, as the kernel writes them."""
     sockets = set()
     for process in processes:
-        for file in Path(f"/proc/{process}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                sockets.add(os.readlink(file).removeprefix("socket:[").removesuffix("]"))
+        with contextlib.suppress(*ENDED):
+            for file in Path(f"/proc/{process}/fd").iterdir():
+                with contextlib.suppress(*ENDED):
+                    sockets.add(os.readlink(file).removeprefix("socket:[").removesuffix("]"))
     lines = [("", line) for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     lines += [("6:", line) for line in Path("/proc/net/tcp6").read_text().splitlines()[1:]]
     rows = [(prefix, line.split()) for prefix, line in lines]
