@@ -196,7 +196,7 @@ class Towers(nn.Module):
         self.has_one_output_each = max(num_outputs) == 1
 
     def forward(self, z_BTH: Tensor) -> Tensor:
-        h_TBH = z_BTH.transpose(0, 1)
+        h_TBH = z_BTH.transpose(0, 1).contiguous()
         for layer in self.hidden:
             h_TBH = silu(layer(h_TBH))
         h_OBH = h_TBH if self.has_one_output_each else h_TBH.index_select(0, self.task_O)

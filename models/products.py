@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# For code that it compiles torch has oneDNN's product of float32 matrices on a CPU. Elsewhere it takes MKL's, which
-# reach half of that speed on AMD processors. None where torch is built without.
+# For code that it compiles torch has oneDNN's product of two matrices on a CPU, with the bias in the same pass.
+# Elsewhere it takes MKL's for float32, which reach half of that speed on AMD processors. None where torch is built
+# without.
 _linear: Callable[..., Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 # Narrower products are as fast either way, and their weight gradients slower by oneDNN.
 SMALLEST_WIDTH = 128
@@ -19,10 +20,31 @@ SMALLEST_WIDTH = 128
 
 def batched_linear(bias_N1H: Tensor, x_NBI: Tensor, weight_NIH: Tensor) -> Tensor:
     """x_n * weight_n + bias_n for each of N networks: [N, B, H]."""
-    if not _is_for_onednn(x_NBI, weight_NIH):
-        return torch.baddbmm(bias_N1H, x_NBI, weight_NIH)
-    y_NBH: Tensor = _OneDnnLinear.apply(bias_N1H, x_NBI, weight_NIH)  # type: ignore[no-untyped-call]
-    return y_NBH
+    type_ = _own_type(x_NBI)
+    is_wide = min(weight_NIH.shape[1:]) >= SMALLEST_WIDTH
+    if is_wide and has_onednn_product(type_) and (type_ == torch.float32 or len(weight_NIH) == 1):
+        factors = [part.to(type_) for part in (bias_N1H, x_NBI, weight_NIH)]
+        y_NBH: Tensor = _OneDnnLinear.apply(*factors)  # type: ignore[no-untyped-call]
+        return y_NBH
+    if type_ == torch.bfloat16:
+        # `baddbmm` would write the bias to all of its output, and read it again.
+        return torch.bmm(x_NBI, weight_NIH).add_(bias_N1H.to(type_))
+    return torch.baddbmm(bias_N1H, x_NBI, weight_NIH)
+
+
+def as_factor(x: Tensor) -> Tensor:
+    """x in the type that its products have, made once for all of them; under autocast each would make it again."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+def mix_experts(weight_BTE: Tensor, expert_BEH: Tensor) -> Tensor:
+    """The sum over e of weight_te * expert_e in each row: [B, T, H]."""
+    type_ = _own_type(expert_BEH)
+    if type_ != torch.bfloat16:
+        return torch.bmm(weight_BTE, expert_BEH)
+    z_BTH: Tensor = _MixedExperts.apply(weight_BTE.to(type_), expert_BEH.to(type_))  # type: ignore[no-untyped-call]
+    return z_BTH
 
 
 def is_run_as_written() -> bool:
@@ -33,9 +55,9 @@ def is_run_as_written() -> bool:
     return not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
 
 
-def has_onednn_product(type_: torch.dtype) -> bool:
+def has_onednn_product(type_: torch.dtype | None) -> bool:
     """Whether there is an `onednn_product` of matrices of a type."""
-    return _linear is not None and type_ == torch.float32
+    return _linear is not None and type_ in (torch.float32, torch.bfloat16)
 
 
 def onednn_product(left_BI: Tensor, right_HI: Tensor, bias_H: Tensor | None = None) -> Tensor:
@@ -48,15 +70,11 @@ def onednn_product(left_BI: Tensor, right_HI: Tensor, bias_H: Tensor | None = No
     return _linear(left_BI, right_HI, bias_H, "none", [], "")
 
 
-def _is_for_onednn(x_NBI: Tensor, weight_NIH: Tensor) -> bool:
-    return (
-        x_NBI.device.type == "cpu"
-        and x_NBI.dtype == weight_NIH.dtype
-        and has_onednn_product(x_NBI.dtype)
-        and not torch.is_autocast_enabled("cpu")
-        and is_run_as_written()
-        and min(weight_NIH.shape[1:]) >= SMALLEST_WIDTH
-    )
+def _own_type(x: Tensor) -> torch.dtype | None:
+    """The type of a product of x where it may have a gradient of ours, else None."""
+    if x.device.type != "cpu" or not is_run_as_written():
+        return None
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
 class _OneDnnLinear(torch.autograd.Function):
@@ -72,8 +90,33 @@ class _OneDnnLinear(torch.autograd.Function):
         x_NBI, weight_NIH = ctx.saved_tensors
         gradient_NBH = gradient_NBH.contiguous()
         x = [onednn_product(g_BH, weight_IH) for g_BH, weight_IH in zip(gradient_NBH, weight_NIH, strict=True)]
-        weight = [onednn_product(x_BI.T, g_BH.T) for x_BI, g_BH in zip(x_NBI, gradient_NBH, strict=True)]
-        return gradient_NBH.sum(dim=1, keepdim=True), _stack(x), _stack(weight)
+        if x_NBI.dtype == torch.bfloat16:  # which torch too has of oneDNN, and here without a copy
+            weight_NIH = torch.bmm(x_NBI.mT, gradient_NBH)
+        else:
+            factors = zip(x_NBI, gradient_NBH, strict=True)
+            weight_NIH = _stack([onednn_product(x_BI.T, g_BH.T) for x_BI, g_BH in factors])
+        return gradient_NBH.sum(dim=1, keepdim=True), _stack(x), weight_NIH
+
+
+class _MixedExperts(torch.autograd.Function):
+    """torch's product, whose gradients would be copied: the experts lie one after the other, not row by row."""
+
+    @staticmethod
+    def forward(ctx: Any, weight_BTE: Tensor, expert_BEH: Tensor) -> Tensor:
+        ctx.strides = expert_BEH.stride()
+        expert_BEH = expert_BEH.contiguous()
+        ctx.save_for_backward(weight_BTE, expert_BEH)
+        return torch.bmm(weight_BTE, expert_BEH)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_BTH: Tensor) -> tuple[Tensor, Tensor | None]:
+        weight_BTE, expert_BEH = ctx.saved_tensors
+        expert_gradient_BEH = None
+        if ctx.needs_input_grad[1]:
+            out_BEH = expert_BEH.new_empty_strided(expert_BEH.shape, ctx.strides)
+            expert_gradient_BEH = torch.bmm(weight_BTE.mT, gradient_BTH, out=out_BEH)
+        return torch.bmm(expert_BEH, gradient_BTH.mT).mT, expert_gradient_BEH
 
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:

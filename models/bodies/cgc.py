@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from models.inputs import Inputs
 from models.layers import ExpertBank, Mixture, SoftmaxGates
+from models.products import as_factor, mix_experts
 from models.tasks import Task
 
 
@@ -35,7 +36,7 @@ class CGC(nn.Module):
         """What `forward` gives, and what it is made of: the experts and each task's gate, which sees its own experts
         and the shared ones.
         """
-        z_BTH, mixture = self.level(x_BI.unsqueeze(0))
+        z_BTH, mixture = self.level(as_factor(x_BI).unsqueeze(0))
         return z_BTH, {"experts": mixture}
 
 
@@ -87,13 +88,15 @@ class ExtractionLevel(nn.Module):
     def forward(self, x_GBI: Tensor) -> tuple[Tensor, Mixture]:
         weight_BTE, expert_BEH = self._weights(x_GBI), self._experts(x_GBI)
         mixture = Mixture(self.names, expert_BEH, weight_BTE[:, : len(self.own_TT)], self.seen_TE)
-        return torch.bmm(weight_BTE, expert_BEH), mixture
+        return mix_experts(weight_BTE, expert_BEH), mixture
 
     def _experts(self, x_GBI: Tensor) -> Tensor:
         if self.is_first:
             h_BEH: Tensor = self.experts(x_GBI)
             return h_BEH
-        return torch.cat([self.own_experts(x_GBI[:-1]), self.shared_experts(x_GBI[-1:])], dim=1)
+        banks = self.own_experts(x_GBI[:-1]), self.shared_experts(x_GBI[-1:])
+        # One after the other, as each bank has them: row by row they would be copied again backwards.
+        return torch.cat([h_BEH.transpose(0, 1) for h_BEH in banks]).transpose(0, 1)
 
     def _weights(self, x_GBI: Tensor) -> Tensor:
         """The weight of every expert for every task, 0 where its gate does not see it, then for the shared part."""

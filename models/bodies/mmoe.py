@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from models.inputs import Inputs
 from models.layers import ExpertBank, Mixture, SoftmaxGates
+from models.products import as_factor, mix_experts
 from models.tasks import Task
 
 
@@ -27,8 +28,8 @@ class MMoE(nn.Module):
 
     def mix(self, x_BI: Tensor) -> tuple[Tensor, dict[str, Mixture]]:
         """What `forward` gives, and what it is made of: the experts and each task's gate."""
-        x_1BI = x_BI.unsqueeze(0)
+        x_1BI = as_factor(x_BI).unsqueeze(0)
         weight_BTE, expert_BEH = self.gate(x_1BI), self.experts(x_1BI)
         names = tuple(f"expert {place}" for place in range(weight_BTE.shape[2]))
         seen_TE = weight_BTE.new_ones(weight_BTE.shape[1:], dtype=torch.bool)
-        return torch.bmm(weight_BTE, expert_BEH), {"experts": Mixture(names, expert_BEH, weight_BTE, seen_TE)}
+        return mix_experts(weight_BTE, expert_BEH), {"experts": Mixture(names, expert_BEH, weight_BTE, seen_TE)}

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from models.inputs import Inputs
 from models.layers import ExpertBank, Mixture, SoftmaxGates
+from models.products import as_factor, mix_experts
 from models.tasks import Task
 
 
@@ -28,9 +29,9 @@ class OMoE(nn.Module):
 
     def mix(self, x_BI: Tensor) -> tuple[Tensor, dict[str, Mixture]]:
         """What `forward` gives, and what it is made of: the experts and the one gate, repeated for each task."""
-        x_1BI = x_BI.unsqueeze(0)
+        x_1BI = as_factor(x_BI).unsqueeze(0)
         weight_B1E, expert_BEH = self.gate(x_1BI), self.experts(x_1BI)
-        z_BTH = torch.bmm(weight_B1E, expert_BEH).expand(-1, self.num_tasks, -1)
+        z_BTH = mix_experts(weight_B1E, expert_BEH).expand(-1, self.num_tasks, -1)
         weight_BTE = weight_B1E.expand(-1, self.num_tasks, -1)
         names = tuple(f"expert {place}" for place in range(weight_BTE.shape[2]))
         seen_TE = weight_BTE.new_ones(weight_BTE.shape[1:], dtype=torch.bool)

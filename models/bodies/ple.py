@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from models.bodies.cgc import ExtractionLevel
 from models.inputs import Inputs
 from models.layers import Mixture, check_widths
+from models.products import as_factor
 from models.tasks import Task
 
 
@@ -52,8 +53,8 @@ class PLE(nn.Module):
 
     def mix(self, x_BI: Tensor) -> tuple[Tensor, dict[str, Mixture]]:
         """What `forward` gives, and what it is made of: each level's experts and the tasks' gates."""
-        z_GBI, found = x_BI.unsqueeze(0), {}
+        z_GBI, found = as_factor(x_BI).unsqueeze(0), {}
         for number, level in enumerate(self.levels, start=1):
             z_BGI, found[f"level {number}"] = level(z_GBI)
-            z_GBI = z_BGI.transpose(0, 1)
+            z_GBI = z_BGI.transpose(0, 1).contiguous()
         return z_GBI.transpose(0, 1), found

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from models.inputs import Inputs
 from models.layers import ExpertBank, Mixture, SoftmaxGates
+from models.products import as_factor, mix_experts
 from models.tasks import Task
 
 
@@ -52,10 +53,10 @@ class STEM(nn.Module):
         """What `forward` gives, and what it is made of: all experts, each task's own first, and each task's gate, which
         sees all of them.
         """
-        x_GBI = x_BGI.transpose(0, 1)
+        x_GBI = as_factor(x_BGI).transpose(0, 1)
         h_BEH = torch.cat([self.own_experts(x_GBI[1:]), self.shared_experts(x_GBI[:1])], dim=1)
         weight_BTE = self.gates(x_GBI[1:])
         trained_BTE = weight_BTE * self.trained_TE
-        z_BTH = torch.bmm(trained_BTE, h_BEH) + torch.bmm(weight_BTE - trained_BTE, h_BEH.detach())
+        z_BTH = mix_experts(trained_BTE, h_BEH) + mix_experts(weight_BTE - trained_BTE, h_BEH.detach())
         seen_TE = torch.ones_like(self.trained_TE, dtype=torch.bool)
         return z_BTH, {"experts": Mixture(self.names, h_BEH, weight_BTE, seen_TE)}

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from models import products
 from models.layers import ExpertBank
-from models.products import SMALLEST_WIDTH, batched_linear
+from models.products import SMALLEST_WIDTH, batched_linear, mix_experts
 
 WIDE = SMALLEST_WIDTH + 3
 
@@ -57,12 +57,43 @@ def test_narrow_products_are_those_of_torch_to_the_bit() -> None:
     assert torch.equal(batched_linear(bias, x, weight), torch.baddbmm(bias, x, weight))
 
 
-def test_under_autocast_wide_products_are_bfloat16() -> None:
-    bias, x, weight = make_factors(2, WIDE, WIDE)
+@pytest.mark.parametrize("num_networks", [1, 3])
+@pytest.mark.parametrize("width", [SMALLEST_WIDTH // 2, WIDE])
+def test_under_autocast_products_and_their_gradients_are_right_to_the_rounding_of_bfloat16(
+    num_networks: int, width: int
+) -> None:
+    factors = make_factors(num_networks, WIDE, width)
+    gradient = torch.randn(num_networks, 70, width, generator=torch.Generator().manual_seed(2))
+    expected = product_and_gradients(factors, gradient)
     with torch.autocast("cpu", torch.bfloat16):
-        y = batched_linear(bias, x, weight)
+        y = batched_linear(*factors)
     assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y.float(), torch.baddbmm(bias, x, weight), rtol=0.05, atol=0.5)
+    gradients = torch.autograd.grad(y, factors, gradient.bfloat16())
+    assert all(part.dtype == torch.float32 for part in gradients)
+    for own, wanted in zip([y.detach(), *gradients], expected, strict=True):
+        assert own.shape == wanted.shape
+        assert (own - wanted).norm() < 0.01 * wanted.norm()
+
+
+@pytest.mark.parametrize("is_row_by_row", [True, False])
+def test_mixed_experts_and_their_gradients_are_those_of_torch(is_row_by_row: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight, gradient = torch.rand(70, 3, 5, generator=generator), torch.randn(70, 3, 16, generator=generator)
+    expert = torch.randn(5, 70, 16, generator=generator).transpose(0, 1)
+    parts = [weight, expert.contiguous() if is_row_by_row else expert]
+    weight, expert = (part.bfloat16().requires_grad_() for part in parts)
+    assert expert.is_contiguous() == is_row_by_row
+    found = mix_experts(weight, expert)
+    expected = torch.bmm(weight, expert)
+    assert torch.equal(found, expected)
+    gradients = torch.autograd.grad(found, (weight, expert), gradient.bfloat16())
+    for own, wanted in zip(
+        gradients, torch.autograd.grad(expected, (weight, expert), gradient.bfloat16()), strict=True
+    ):
+        torch.testing.assert_close(own, wanted, rtol=0.02, atol=0.02)
+    assert gradients[1].stride() == expert.stride()
+    (of_weight,) = torch.autograd.grad(mix_experts(weight, expert.detach()), weight, gradient.bfloat16())
+    assert torch.equal(of_weight, gradients[0])
 
 
 def test_the_locked_torch_has_the_product() -> None:

@@ -6,11 +6,12 @@ Work and shapes come from one real batch through the model that the configuratio
 """
 
 import json
+import math
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,8 @@ class Floor:
 
 def need_of(model: nn.Module, batch: Batch) -> Need:
     """Counts one step of a model, without its loss and its optimizers."""
-    with FlopCounterMode(display=False) as counter:
-        # In bfloat16 all products are operators that are counted; in float32 some are not.
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise: _linear_flops}) as counter:
+        # In bfloat16 the products of equal networks are one.
         with _Products() as products, torch.autocast("cpu", torch.bfloat16):
             outputs = model(batch.dense, batch.sparse)
         outputs.sum().backward()
@@ -107,11 +108,16 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.shapes: Counter[Shape] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket.__name__ in ("mm", "addmm", "bmm", "baddbmm"):
-            left, right = args[-2:]
+        name = func.overloadpacket.__name__
+        if name in ("mm", "addmm", "bmm", "baddbmm", "_linear_pointwise"):
+            left, right = (args[0], args[1].mT) if name == "_linear_pointwise" else args[-2:]
             num = left.shape[0] if left.dim() == 3 else 1
             self.shapes[num, *left.shape[-2:], right.shape[-1]] += 1
         return func(*args, **(kwargs or {}))
+
+
+def _linear_flops(left_shape: Sequence[int], right_shape: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * math.prod(left_shape) * right_shape[0]
 
 
 def _product_rate(shapes: dict[Shape, int], type_: torch.dtype) -> float:
