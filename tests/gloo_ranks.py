@@ -1,7 +1,9 @@
 """Trains on several real processes over gloo, without a cluster."""
 
+import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -36,8 +38,19 @@ def train_on_ranks(
     store.unlink(missing_ok=True)
     settings = config.model_dump(mode="json", by_alias=True)
     arguments = (num_ranks, settings, str(store), stop_after, hanging_rank)
-    mp.start_processes(_run_rank, args=arguments, nprocs=num_ranks, start_method="spawn")  # type: ignore[attr-defined, no-untyped-call]
+    start_ranks(_run_rank, arguments, num_ranks)
     return read_history(config.workspace_dir)
+
+
+def start_ranks(function: Callable[..., None], arguments: tuple[object, ...], num_ranks: int) -> None:
+    """Calls `function` with a rank and the arguments in a process per rank, and waits for all of them.
+
+    They are forked from a process that has loaded what every rank loads, and has no threads.
+    """
+    multiprocessing.set_forkserver_preload(["pipeline.train.rank"])
+    mp.start_processes(  # type: ignore[attr-defined, no-untyped-call]
+        function, args=arguments, nprocs=num_ranks, start_method="forkserver"
+    )
 
 
 def _run_rank(

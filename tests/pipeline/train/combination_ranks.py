@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from gloo_ranks import start_ranks
 from small_model import batch_of, make_balancer, make_head, make_model, make_rows
 from torch import Tensor
 from torchrec.distributed import DistributedModelParallel
@@ -28,12 +28,7 @@ def on_ranks(function: Callable[..., Any], num_ranks: int, folder: Path, *argume
     """What `function(*arguments)` gives on the first of `num_ranks` new processes in one group."""
     store, result = folder / f"store-{num_ranks}", folder / f"result-{num_ranks}.pt"
     store.unlink(missing_ok=True)
-    mp.start_processes(  # type: ignore[attr-defined, no-untyped-call]
-        _run_rank,
-        args=(num_ranks, str(store), str(result), function, arguments),
-        nprocs=num_ranks,
-        start_method="spawn",
-    )
+    start_ranks(_run_rank, (num_ranks, str(store), str(result), function, arguments), num_ranks)
     return torch.load(result, weights_only=True)
 
 
