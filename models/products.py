@@ -20,7 +20,7 @@ SMALLEST_WIDTH = 128
 
 def batched_linear(bias_N1H: Tensor, x_NBI: Tensor, weight_NIH: Tensor) -> Tensor:
     """x_n * weight_n + bias_n for each of N networks: [N, B, H]."""
-    type_ = _own_type(x_NBI)
+    type_ = _own_type(x_NBI, weight_NIH)
     is_wide = min(weight_NIH.shape[1:]) >= SMALLEST_WIDTH
     if is_wide and has_onednn_product(type_) and (type_ == torch.float32 or len(weight_NIH) == 1):
         factors = [part.to(type_) for part in (bias_N1H, x_NBI, weight_NIH)]
@@ -40,7 +40,7 @@ def as_factor(x: Tensor) -> Tensor:
 
 def mix_experts(weight_BTE: Tensor, expert_BEH: Tensor) -> Tensor:
     """The sum over e of weight_te * expert_e in each row: [B, T, H]."""
-    type_ = _own_type(expert_BEH)
+    type_ = _own_type(weight_BTE, expert_BEH)
     if type_ != torch.bfloat16:
         return torch.bmm(weight_BTE, expert_BEH)
     z_BTH: Tensor = _MixedExperts.apply(weight_BTE.to(type_), expert_BEH.to(type_))  # type: ignore[no-untyped-call]
@@ -70,11 +70,13 @@ def onednn_product(left_BI: Tensor, right_HI: Tensor, bias_H: Tensor | None = No
     return _linear(left_BI, right_HI, bias_H, "none", [], "")
 
 
-def _own_type(x: Tensor) -> torch.dtype | None:
-    """The type of a product of x where it may have a gradient of ours, else None."""
-    if x.device.type != "cpu" or not is_run_as_written():
+def _own_type(left: Tensor, right: Tensor) -> torch.dtype | None:
+    """The type of a product where it may have a gradient of ours; else None, also for types that torch refuses."""
+    if left.device.type != "cpu" or not is_run_as_written():
         return None
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    if torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu")
+    return left.dtype if left.dtype == right.dtype else None
 
 
 class _OneDnnLinear(torch.autograd.Function):

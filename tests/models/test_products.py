@@ -96,6 +96,14 @@ def test_mixed_experts_and_their_gradients_are_those_of_torch(is_row_by_row: boo
     assert torch.equal(of_weight, gradients[0])
 
 
+def test_factors_of_two_types_are_refused_without_autocast() -> None:
+    bias, x, weight = make_factors(1, WIDE, WIDE)
+    with pytest.raises(RuntimeError, match="same dtype"):
+        batched_linear(bias, x, weight.bfloat16())
+    with pytest.raises(RuntimeError, match="same dtype"):
+        mix_experts(x, weight.bfloat16())
+
+
 def test_the_locked_torch_has_the_product() -> None:
     assert products.has_onednn_product(torch.float32)
 
