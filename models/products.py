@@ -95,8 +95,11 @@ class _OneDnnLinear(torch.autograd.Function):
         if x_NBI.dtype == torch.bfloat16:  # which torch too has of oneDNN, and here without a copy
             weight_NIH = torch.bmm(x_NBI.mT, gradient_NBH)
         else:
-            factors = zip(x_NBI, gradient_NBH, strict=True)
-            weight_NIH = _stack([onednn_product(x_BI.T, g_BH.T) for x_BI, g_BH in factors])
+            # oneDNN copies its left factor across, so that it is the narrower one.
+            is_wider = x_NBI.shape[2] > gradient_NBH.shape[2]
+            left, right = (gradient_NBH, x_NBI) if is_wider else (x_NBI, gradient_NBH)
+            product = _stack([onednn_product(one.T, other.T) for one, other in zip(left, right, strict=True)])
+            weight_NIH = product.mT if is_wider else product
         return gradient_NBH.sum(dim=1, keepdim=True), _stack(x), weight_NIH
 
 
