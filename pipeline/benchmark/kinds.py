@@ -189,7 +189,7 @@ grow have rows that no row of the log names: they cost memory, and time where ev
 samples/s is the median over windows of 16,384 rows without the first, and then over the rounds; the range is of the
 rounds, and so are the bars of the plot. CPU and memory are those of the whole run, which for gatehouse ends with a
 validation and a checkpoint, from a copy of the tables and the state of their optimizer. The floor is that of the train
-benchmark, measured once for each size.
+benchmark, measured for each size as often as there are rounds; the best counts.
 
 What a contestant needs is computed beforehand, from bytes of tables, rows x width x 4: gatehouse has them and their
 optimizer's row-wise state twice, once in the checkpoint's copy; a peer has them, a gradient of all rows and the

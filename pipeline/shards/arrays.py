@@ -10,7 +10,7 @@ from pipeline.shards.manifest import WEIGHTS_PREFIX
 
 def bags_of(feature: str, column: pa.ChunkedArray, single: bool) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """The ids of all rows one after the other, and how many each row has."""
-    whole = column.combine_chunks()
+    whole = _whole(column)
     ids = whole if single else whole.flatten()
     # Nulls and fractions would become ids that no one wrote.
     if ids.null_count or not pa.types.is_signed_integer(ids.type):
@@ -22,7 +22,7 @@ def bags_of(feature: str, column: pa.ChunkedArray, single: bool) -> tuple[NDArra
 
 def weights_of(feature: str, table: pa.Table, counts: NDArray[np.int32]) -> NDArray[np.float32]:
     """The weights of the ids of all rows one after the other, checked against how many ids each row has."""
-    lists = table[WEIGHTS_PREFIX + feature].combine_chunks()
+    lists = _whole(table[WEIGHTS_PREFIX + feature])
     weights = lists.flatten().to_numpy(zero_copy_only=False)
     if not np.array_equal(np.diff(lists.offsets.to_numpy()), counts):
         raise ArtifactError(
@@ -47,6 +47,11 @@ def matrix_of(table: pa.Table, name: str, width: int, padding: int, fill: float)
     """A column of lists of `width` numbers, then `padding` rows, all `fill` where the table lacks the column."""
     matrix = np.full((table.num_rows + padding, width), fill, np.float32)
     if width and name in table.column_names and table.num_rows:
-        flat = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        flat = _whole(table[name]).flatten().to_numpy(zero_copy_only=False)
         matrix[: table.num_rows] = flat.reshape(-1, width)
     return matrix
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column as one array, which is a copy only where it has several chunks."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

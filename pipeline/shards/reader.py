@@ -6,6 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import ArtifactError
 from pipeline.files import retry
@@ -44,7 +45,7 @@ class ShardReader:
         lanes = [_Lane(self, epoch, lane, blocks, first_row) for lane in self.lanes]
         for _ in range(first_step, self.order.num_steps):
             parts = [part for lane in lanes for part in lane.take(self.order.rows_per_lane)]
-            yield pa.concat_tables(parts) if parts else self._shards[0].slice(0, 0)
+            yield pa.Table.from_batches(parts, self._shards[0].schema)
 
     def read(self, pieces: Sequence[Piece]) -> pa.Table:
         """The rows of some pieces, in their order, copied out of the shards."""
@@ -64,9 +65,9 @@ class _Lane:
         self.num_rows = end - self.first_place
         self.next_row = first_row
         self.window_number = -1
-        self.window = pa.table({})
+        self.window = pa.record_batch({})
 
-    def take(self, rows: int) -> list[pa.Table]:
+    def take(self, rows: int) -> list[pa.RecordBatch]:
         """The lane's next `rows` rows, fewer at its end."""
         parts = []
         window_rows = self.reader.order.window_rows
@@ -88,8 +89,9 @@ class _Lane:
         window = self.reader.read(self.blocks.cut(place, place + rows))
         self.window_number = number
         if order.shuffle:
-            window = window.take(pa.array(window_order(order, self.epoch, self.lane, number, rows)))
-        self.window = window
+            places = window_order(order, self.epoch, self.lane, number, rows)
+            window = pc.take(window, pa.array(places), boundscheck=False)
+        (self.window,) = window.to_batches()  # slices of it take a third of the time that those of a table take
 
 
 class _CompressedShard:

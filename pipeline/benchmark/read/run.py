@@ -37,8 +37,8 @@ def read_gatehouse(config: RunConfig) -> Iterator[Tensors]:
     """The reader of `gatehouse train`: shuffled, every id checked, as a KeyedJaggedTensor."""
     with one_rank_group(config):
         for batch in Batches(config, read_index(config.dataset_dir)).training(0, 0):
-            real = batch.weights > 0  # the last batch is padded
-            yield batch.sparse.values(), batch.dense[real], batch.labels[real]
+            real = int((batch.weights > 0).sum())  # the last batch ends with padding
+            yield batch.sparse.values(), batch.dense[:real], batch.labels[:real]
 
 
 def read_data_loader(config: RunConfig) -> Iterator[Tensors]:

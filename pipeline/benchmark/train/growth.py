@@ -13,8 +13,10 @@ from pipeline.benchmark.train.contest import (
     PRECISIONS,
     TRAIN,
     WAYS,
+    TrainUsage,
     floor_of,
     gatehouse,
+    lowest_floor,
     make_environments,
     peer,
     run_training,
@@ -140,13 +142,18 @@ def grow_training(frame: Frame, start_stage: StartStage) -> dict[str, Any]:
             left_out.append({"who": contestant.name, "point": point.title, "needed_bytes": needed})
         else:
             runs.append((point, contestant))
-    progress, floors = start_stage("floors"), {}
-    fitting = list({point.title: point for point, _ in runs}.values())
-    for place, point in enumerate(fitting, start=1):
-        floors[point.title] = floor_of(point.workload, folder / "floor", BODY, WHOLE, frame.num_threads)
-        progress("floors", place, len(fitting), place, "floors")
     contestants = [replace(one, name=f"{one.name}, {point.title}") for point, one in runs]
-    usages = take_rounds(contestants, frame, start_stage("rounds"), measure=run_training)
+    points_of_name = {one.name: point for one, (point, _) in zip(contestants, runs, strict=True)}
+    floors: dict[str, list[dict[str, Any]]] = {}
+
+    def measure(contestant: Contestant, num_threads: int) -> TrainUsage:
+        point = points_of_name[contestant.name]
+        if contestant.name.startswith(f"{GATEHOUSE}, {PRECISIONS[0]}"):
+            own = floor_of(point.workload, folder / "floor", BODY, WHOLE, num_threads)
+            floors.setdefault(point.title, []).append(own)
+        return run_training(contestant, num_threads)
+
+    usages = take_rounds(contestants, frame, start_stage("rounds"), measure=measure)
     settings = {
         "rows": first.num_rows,
         "reference": {dimension.name: dimension.size(first) for dimension in DIMENSIONS},
@@ -164,7 +171,8 @@ def grow_training(frame: Frame, start_stage: StartStage) -> dict[str, Any]:
         "left_out": left_out,
         "memory_limit_bytes": limit,
     }
-    return record(TRAIN_GROWTH, settings, contestants, usages, frame, {"floors": floors})
+    best = {title: lowest_floor(own) for title, own in floors.items()}
+    return record(TRAIN_GROWTH, settings, contestants, usages, frame, {"floors": best})
 
 
 def contestants_of(points: list[Point], folder: Path, pythons: dict[str, Path]) -> Iterator[tuple[Point, Contestant]]:

@@ -23,7 +23,14 @@ from pipeline.benchmark.rounds import Frame
 from pipeline.benchmark.score import PEERS
 from pipeline.benchmark.train import contest, floor, workload
 from pipeline.benchmark.train.arrays import read_split, write_arrays
-from pipeline.benchmark.train.contest import WAYS, area_under_curve, compare_training, gatehouse, peer
+from pipeline.benchmark.train.contest import (
+    WAYS,
+    area_under_curve,
+    compare_training,
+    gatehouse,
+    lowest_floor,
+    peer,
+)
 from pipeline.benchmark.train.floor import measure_floor, need_of
 from pipeline.benchmark.train.workload import LONG, SHORT, WHOLE, Sizes, Workload, make_workload
 from pipeline.errors import ArtifactError
@@ -77,6 +84,15 @@ def test_datasets_have_the_rows_and_the_ids_that_they_should(data: Workload) -> 
     assert all(rows <= data.table_rows[name] for name, rows in indexes[WHOLE].table_rows.items())
     short, whole = (read_split(data.dataset(name), "train")["sparse_c02"].to_numpy() for name in (SHORT, WHOLE))
     np.testing.assert_array_equal(short, whole[:384])
+
+
+def test_the_lowest_floor_is_that_of_each_precision() -> None:
+    def measured(float32: float, bfloat16: float) -> dict[str, Any]:
+        seconds = {"float32": float32, "bfloat16": bfloat16}
+        return {"seconds": seconds, "flops_per_second": {name: 8.0 / own for name, own in seconds.items()}, "flops": 8}
+
+    found = lowest_floor([measured(4.0, 1.0), measured(2.0, 4.0), measured(8.0, 2.0)])
+    assert found == measured(2.0, 1.0)
 
 
 @pytest.mark.parametrize("body", ["mmoe", "ple"])

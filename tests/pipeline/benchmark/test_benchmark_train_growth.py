@@ -29,7 +29,11 @@ from pipeline.benchmark.train.workload import SIZES
 from pipeline.shards.manifest import read_index
 
 GB = 10**9
-FLOOR = {"flops": 8 * GB, "seconds": {"float32": 0.25, "bfloat16": 0.125}}
+FLOOR = {
+    "flops": 8 * GB,
+    "flops_per_second": {"float32": 40 * GB, "bfloat16": 80 * GB},
+    "seconds": {"float32": 0.25, "bfloat16": 0.125},
+}
 
 
 def test_a_point_differs_from_the_reference_in_one_size(tmp_path: Path) -> None:
