@@ -95,7 +95,10 @@ def test_no_more_of_a_large_request_is_encoded_and_predicted_at_a_time_than_a_bl
     assert sum(num_predicted) == 900
     assert max(num_predicted) == 30
     assert max(num_encoded) == 100
-    assert_same_ranking(found, expected)
+    # Most of the items are unknown, so all alike: how a block rounds decides which of them comes first.
+    assert found["rank"].tolist() == list(range(1, 901))
+    assert found["score"].is_monotonic_decreasing
+    assert_same_ranking(*(one.sort_values("item").assign(rank=0) for one in (found, expected)))
 
 
 # --- candidates
