@@ -89,6 +89,8 @@ class _Lane:
         window = self.reader.read(self.blocks.cut(place, place + rows))
         self.window_number = number
         if order.shuffle:
+            if window.num_rows != rows:  # checked once here, and not for each of its places in each column
+                raise AssertionError(f"a window of {rows} rows has {window.num_rows}")
             places = window_order(order, self.epoch, self.lane, number, rows)
             window = pc.take(window, pa.array(places), boundscheck=False)
         (self.window,) = window.to_batches()  # slices of it take a third of the time that those of a table take
