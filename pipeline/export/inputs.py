@@ -11,7 +11,7 @@ from torch import Tensor
 from models.serving import DENSE, IDS, LENGTHS, WEIGHTS
 from pipeline.feature_kinds import ListFeature, WeightedMultiValuedFeature
 from pipeline.schema import Schema
-from pipeline.shards.arrays import bags_of, check_ids, matrix_of, weights_of
+from pipeline.shards.arrays import counts_of, ids_of, join_ids, matrix_of, weights_of
 from pipeline.shards.manifest import DENSE_COLUMN, SPARSE_PREFIX
 
 
@@ -26,13 +26,13 @@ def inputs_of(
     arrays: dict[str, NDArray[np.int64] | NDArray[np.float32]] = {}
     for feature in schema.sparse_features:
         name, is_single = feature.name, not isinstance(feature, ListFeature)
-        ids, counts = bags_of(name, table[SPARSE_PREFIX + name], is_single)
-        check_ids(name, ids, table_rows[feature.table_name])
-        arrays[IDS + name] = ids.astype(np.int64)
+        column = table[SPARSE_PREFIX + name]
+        ids = ids_of(name, column, is_single)
+        arrays[IDS + name] = join_ids([name], [ids], [table_rows[feature.table_name]])
         if not is_single:
-            arrays[LENGTHS + name] = counts.astype(np.int64)
+            arrays[LENGTHS + name] = counts_of(column).astype(np.int64)
         if isinstance(feature, WeightedMultiValuedFeature):
-            arrays[WEIGHTS + name] = weights_of(name, table, counts)
+            arrays[WEIGHTS + name] = weights_of(name, table)
     if schema.dense_names:
         arrays[DENSE] = matrix_of(table, DENSE_COLUMN, len(schema.dense_names), 0, 0.0)
     return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}

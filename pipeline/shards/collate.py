@@ -1,6 +1,6 @@
 """Rows of a shard to a Batch of tensors: the layout's order, padding rows at the end, every id checked.
 
-Shapes: B rows, D numeric inputs, T tasks.
+Shapes: B rows, F sparse features, D numeric inputs, T tasks.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torchrec import KeyedJaggedTensor
 from models.batch import Batch
 from pipeline.feature_kinds import ListFeature, WeightedMultiValuedFeature
 from pipeline.schema import Schema
-from pipeline.shards.arrays import bags_of, check_ids, matrix_of, weights_of
+from pipeline.shards.arrays import counts_of, has_column, ids_of, join_ids, matrix_of, weights_of
 from pipeline.shards.manifest import DENSE_COLUMN, LABELS_COLUMN, SPARSE_PREFIX, WEIGHT_COLUMN
 
 
@@ -52,27 +52,30 @@ def collate(table: pa.Table, layout: Layout, num_rows: int, position: tuple[int,
 
     Raises:
         ArtifactError: an id lies outside its table, or is none, or its weight is none; the message names the feature.
+        ValueError: the table has more rows than the batch.
     """
     rows, padding = table.num_rows, num_rows - table.num_rows
+    if padding < 0:
+        raise ValueError(f"a batch of {num_rows} rows has no room for {rows}")
     table = table.combine_chunks()  # a quarter of the time that it takes column by column
-    values, lengths, id_weights = [], [], []
-    for name, single, limit in zip(layout.features, layout.single_valued, layout.num_embeddings, strict=True):
-        ids, counts = bags_of(name, table[SPARSE_PREFIX + name], single)
-        check_ids(name, ids, limit)
+    values, id_weights = [], []
+    lengths_FB = np.zeros((len(layout.features), num_rows), np.int32)
+    for lengths_B, name, single in zip(lengths_FB, layout.features, layout.single_valued, strict=True):
+        column = table[SPARSE_PREFIX + name]
+        ids = ids_of(name, column, single)
         values.append(ids)
-        lengths += [counts, np.zeros(padding, np.int32)]
+        lengths_B[:rows] = 1 if single else counts_of(column)
         if layout.weighted:
-            id_weights.append(
-                weights_of(name, table, counts) if name in layout.weighted else np.ones(len(ids), np.float32)
-            )
+            has_weights = name in layout.weighted
+            id_weights.append(weights_of(name, table) if has_weights else np.ones(len(ids), np.float32))
     sparse = KeyedJaggedTensor(
         keys=list(layout.features),
-        values=torch.from_numpy(np.concatenate(values, dtype=np.int64) if values else np.empty(0, np.int64)),
-        lengths=torch.from_numpy(np.concatenate(lengths) if lengths else np.empty(0, np.int32)),
+        values=torch.from_numpy(join_ids(layout.features, values, layout.num_embeddings)),
+        lengths=torch.from_numpy(lengths_FB.reshape(-1)),
         weights=torch.from_numpy(np.concatenate(id_weights)) if id_weights else None,
     )
     weights = np.zeros(num_rows, np.float32)
-    weights[:rows] = table[WEIGHT_COLUMN].to_numpy() if WEIGHT_COLUMN in table.column_names else 1.0
+    weights[:rows] = table[WEIGHT_COLUMN].to_numpy() if has_column(table, WEIGHT_COLUMN) else 1.0
     return Batch(
         torch.from_numpy(matrix_of(table, DENSE_COLUMN, layout.num_dense, padding, 0.0)),
         sparse,

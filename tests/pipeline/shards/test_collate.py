@@ -107,7 +107,7 @@ def test_candidates_without_labels_and_weights_get_null_labels_and_weight_1() ->
 
 
 def test_more_rows_than_the_batch_holds_are_refused() -> None:
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match="a batch of 2 rows has no room for 3"):
         collate(MIXED.table(), MIXED.layout, 2)
 
 
