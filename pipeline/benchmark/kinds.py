@@ -222,7 +222,8 @@ labels a row. gatehouse is the reader of `gatehouse train`: rows shuffled within
 blocks from the whole dataset, every id checked, as a KeyedJaggedTensor. pyarrow.dataset reads the same shards in their
 order, and Ray Data with a shuffle in a buffer of 65,536 rows; DataLoader has all rows as tensors in memory and shuffles
 them. All are processes of their own on the same cores, take turns, and were found to give the same rows; the faster
-ones go through all rows several times. The start ends with the first batch, and the time with the last.
+ones go through all rows several times. The start ends with the first batch. The time is what went by between asking for
+a batch and having it: the sums of each batch, by which they are compared, are not in it.
 """,
         partial(table_of_runs, unit="rows", is_contest=True),
         _describe_read,

@@ -162,6 +162,9 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the dense part's products; parameters, tables and losses stay float32"
     )
+    compile: bool = Field(
+        False, description="the dense part by torch.compile: for GPUs, on a CPU it is slower; needs a C++ compiler"
+    )
     micro_batch_rows: PositiveInt | None = Field(
         None, description="rows of a rank that go through the dense part at a time, to save memory; default: all"
     )

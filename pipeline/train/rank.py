@@ -16,7 +16,7 @@ from pipeline.train.trainer import Trainer
 TRAINING_SPLITS: tuple[Split, ...] = ("train", "validation")
 # What may change between a checkpoint and its resumption without changing the loss curve.
 _FREE_KEYS = {
-    "num_ranks", "device", "sharding", "pipeline", "micro_batch_rows", "max_epochs", "early_stopping",
+    "num_ranks", "device", "sharding", "pipeline", "compile", "micro_batch_rows", "max_epochs", "early_stopping",
     "validate_every_steps", "checkpoint_every_steps", "keep_checkpoints", "checkpoint_in_background", "record_rows",
     "log_every_steps", "inspect_every_steps", "collective_timeout_seconds", "watchdog_seconds", "max_failures",
 }  # fmt: skip

@@ -20,6 +20,7 @@ from pipeline.train.checkpoints.checkpoint import CheckpointManifest
 from pipeline.train.checkpoints.lineage import describe_vocabularies, digest_numbers
 from pipeline.train.checkpoints.resume import Position, resume, start_warm
 from pipeline.train.checkpoints.writer import CheckpointWriter
+from pipeline.train.compiled import compile_dense
 from pipeline.train.distribute import distribute
 from pipeline.train.guards.loss_watch import LossWatch
 from pipeline.train.guards.roll_call import RollCall
@@ -159,6 +160,8 @@ class Trainer:
         model = build_model(self.index, self.config.model, self.config.seed, torch.device("meta"))
         self.tasks: tuple[Task, ...] = model.tasks
         tasks = list(model.tasks)
+        if self.settings.compile:
+            compile_dense(model)
         return TrainingModel(
             model,
             make_head(self.config.model, tasks),

@@ -1,7 +1,7 @@
 """Trains small models for some steps on real processes over gloo, many models in one set of processes."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ import torch.distributed as dist
 from gloo_ranks import start_ranks
 from small_model import batch_of, make_balancer, make_head, make_model, make_rows
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torchrec.distributed import DistributedModelParallel
 
 from models.batch import Batch
 from models.catalogue import INTERACTIONS
+from pipeline.train.compiled import compile_dense
 from pipeline.train.config import TrainConfig
 from pipeline.train.distribute import distribute
 from pipeline.train.known_warnings import silence
@@ -33,16 +35,35 @@ def on_ranks(function: Callable[..., Any], num_ranks: int, folder: Path, *argume
 
 
 def losses_of(
-    combinations: Sequence[tuple[str, str, str]], num_steps: int, sharding: str, one_batch: bool = False
+    combinations: Sequence[tuple[str, str, str]],
+    num_steps: int,
+    sharding: str,
+    one_batch: bool = False,
+    interaction: str | None = None,
 ) -> dict[str, Tensor]:
     """The mean loss per task at each step, [steps, T], of each (body, head, balancer), by their names.
 
     Each step has a batch of its own, or all of them have the same one.
     """
     return {
-        " ".join(combination): _losses(combination, num_steps, sharding, one_batch=one_batch)
+        " ".join(combination): _losses(combination, num_steps, sharding, one_batch=one_batch, interaction=interaction)
         for combination in combinations
     }
+
+
+def losses_compiled(
+    combinations: Sequence[tuple[str, str, str]], num_steps: int, interaction: str
+) -> dict[str, Tensor]:
+    """The same with an interaction and compiled dense parts. An AssertionError names a model of which a part is not."""
+    found = {}
+    for combination in combinations:
+        name = " ".join(combination)
+        torch.compiler.reset()
+        counters.clear()
+        found[name] = _losses(combination, num_steps, "table_wise", interaction=interaction, train={"compile": True})
+        assert counters["frames"]["ok"] == counters["frames"]["total"] >= 3, (name, counters["frames"])
+        assert not counters["graph_break"], (name, counters["graph_break"])
+    return found
 
 
 def losses_of_front_ends(bodies: Sequence[str], num_steps: int, sharding: str) -> dict[str, Tensor]:
@@ -88,6 +109,8 @@ def make_step(
     """A training step on a small model, on this process's group."""
     body, head, balancer = combination
     model = make_model(body, table_device="meta", **options)
+    if config.compile:
+        compile_dense(model)
     training_model = TrainingModel(
         model,
         make_head(head),
@@ -107,9 +130,16 @@ def own_rows(step: int) -> slice:
 
 
 def _losses(
-    combination: tuple[str, str, str], num_steps: int, sharding: str, *, one_batch: bool = False, **options: Any
+    combination: tuple[str, str, str],
+    num_steps: int,
+    sharding: str,
+    *,
+    one_batch: bool = False,
+    train: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Tensor:
-    config = TrainConfig.model_validate({"sharding": {"default": sharding}, "dense_optimizer": {"learning_rate": 0.01}})
+    settings = {"sharding": {"default": sharding}, "dense_optimizer": {"learning_rate": 0.01}, **(train or {})}
+    config = TrainConfig.model_validate(settings)
     train_step, _ = make_step(combination, config, **options)
     losses = []
     for step in range(num_steps):
