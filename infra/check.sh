@@ -18,8 +18,7 @@ check "format" ruff format --check .
 check "lint" ruff check .
 check "types" mypy
 # `python -m` puts the root first on the path: a folder such as tests/pipeline must not stand in for the package.
-# Three at a time on two cores: a third of the time they wait for processes that they started.
-check "tests" python -m pytest -n 3 "$@"
+check "tests" python -m pytest -n 2 "$@"
 
 if ((${#failed[@]})); then
     echo "== FAILED: ${failed[*]}" >&2
