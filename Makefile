@@ -10,7 +10,7 @@ GATEHOUSE = .venv/bin/gatehouse
 
 help:
 	@echo "make demo     the main job on simulated logs: preprocess, train, evaluate, score"
-	@echo "make test     format, lint, types, tests: about 12 minutes on 2 cores"
+	@echo "make test     format, lint, types, tests: about 15 minutes on 2 cores"
 	@echo "make test-all the same with the exhaustive tests and the coverage"
 	@echo "make set-up   only the virtual environment .venv, from infra/locks"
 	@echo "make clean    remove .venv, caches and the demo's files"
