@@ -53,7 +53,7 @@ class ShardReader:
         return pa.Table.from_batches(self.parts(pieces), self._shards[0].schema).combine_chunks()
 
     def parts(self, pieces: Sequence[Piece]) -> list[pa.RecordBatch]:
-        """The same rows where they lie in the shards."""
+        """The same rows in their order, not yet put together."""
         return [part for piece in pieces for part in self._shards[piece.shard].slice(piece.first_row, piece.rows)]
 
 

@@ -48,7 +48,7 @@ def test_a_compiled_model_has_the_losses_of_another(
         torch.testing.assert_close(compiled[name], losses, rtol=0, atol=1e-5, msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_compiled_model_has_them_too_when_ids_are_sent_ahead(tmp_path: Path) -> None:
     settings = {"plain": {}, "compiled": {"compile": True, "pipeline": "sparse_dist"}}
     found = on_ranks(losses_with, 1, tmp_path, settings, NUM_STEPS)

@@ -28,7 +28,7 @@ def one_rank(make_config: Any) -> RunConfig:
     ("num_ranks", "sharding"),
     [
         pytest.param(2, {"default": "table_wise"}, marks=pytest.mark.exhaustive),
-        pytest.param(2, {"default": "row_wise"}, marks=pytest.mark.exhaustive),
+        (2, {"default": "row_wise"}),
         (4, {"tables": {"user_id": "row_wise", "item_id": "data_parallel", "*": "table_wise"}}),
     ],
     ids=["2 table_wise", "2 row_wise", "4 mixed"],
